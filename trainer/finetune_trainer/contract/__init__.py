@@ -1,0 +1,11 @@
+"""What the operator writes and the trainer reads, and what the trainer answers.
+
+This package imports neither torch nor Kubernetes, so that both sides can depend on it:
+
+* `spec`: the part of a FineTuneJob's spec that the trainer understands, with every default of it
+* `job`: the YAML document that carries it
+* `paths`: where everything lies on the two filesystems
+* `termination`: the reasons and the message with which a container ends
+* `series`: the names of the Prometheus series and the port that serves them
+* `environment`: the environment variables that tell a process where it stands in the gang
+"""

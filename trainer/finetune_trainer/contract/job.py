@@ -1,0 +1,111 @@
+"""The YAML document that carries a job from the operator to the trainer.
+
+It is a FineTuneJob. The operator puts one into the ConfigMap that every pod of the job mounts; on a laptop the
+manifest that a person wrote serves as well, because the fields that only Kubernetes needs are passed over.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from finetune_trainer.contract.spec import TrainerSpec
+
+API_VERSION = "finetune.dev/v1alpha1"
+KIND = "FineTuneJob"
+
+# Fields of a FineTuneJob that only the operator reads. A test holds them against `finetune_operator.api`.
+CLUSTER_FIELDS = frozenset({"storage", "secretName"})
+CLUSTER_COMPUTE_FIELDS = frozenset(
+    {"image", "imagePullPolicy", "imagePullSecrets", "resources", "nodeSelector", "tolerations", "env"}
+)
+
+
+class JobFileError(Exception):
+    """A job file that cannot be used; the message names the file and every wrong field."""
+
+
+class TrainerJob(BaseModel):
+    """A job as the trainer sees it: who it is, and what it is to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    namespace: str = "default"
+    uid: str = "local"
+    spec: TrainerSpec
+
+
+def read_job(path: Path) -> TrainerJob:
+    """Read a FineTuneJob from a YAML file.
+
+    Raises:
+        JobFileError: the file cannot be read, is no FineTuneJob, or has wrong or unknown fields.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JobFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JobFileError(f"{path}: is not YAML: {error}") from error
+    try:
+        return parse_job(document)
+    except JobFileError as error:
+        raise JobFileError(f"{path}: {error}") from error
+
+
+def parse_job(document: Any) -> TrainerJob:
+    """Make a job of a parsed FineTuneJob, leaving out what only the operator reads.
+
+    Raises:
+        JobFileError: the document is no FineTuneJob, or has wrong or unknown fields; all of them are named.
+    """
+    if not isinstance(document, dict) or document.get("apiVersion") != API_VERSION or document.get("kind") != KIND:
+        raise JobFileError(f"is not one FineTuneJob: expected apiVersion: {API_VERSION} and kind: {KIND}")
+    metadata, spec = document.get("metadata"), document.get("spec")
+    if not isinstance(metadata, dict) or not metadata.get("name"):
+        raise JobFileError("metadata.name: is missing")
+    if not isinstance(spec, dict):
+        raise JobFileError("spec: is missing")
+    try:
+        return TrainerJob(
+            name=metadata["name"],
+            namespace=metadata.get("namespace", "default"),
+            uid=metadata.get("uid", "local"),
+            spec=TrainerSpec.model_validate(_without_cluster_fields(spec)),
+        )
+    except ValidationError as error:
+        raise JobFileError("; ".join(describe_problems(error, prefix="spec"))) from error
+
+
+def write_job(job: TrainerJob) -> str:
+    """Return the YAML text of a job, every default written out; `read_job` reads it back."""
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": job.name, "namespace": job.namespace, "uid": job.uid},
+        "spec": job.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def describe_problems(error: ValidationError, prefix: str) -> list[str]:
+    """Return a line for each problem of a validation: the field's path in the manifest, and what is wrong there."""
+    problems = []
+    for problem in error.errors():
+        path = prefix
+        for part in problem["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        message = "is not a known field" if problem["type"] == "extra_forbidden" else problem["msg"]
+        problems.append(f"{path}: {message.removeprefix('Value error, ')}")
+    return problems
+
+
+def _without_cluster_fields(spec: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in spec.items() if name not in CLUSTER_FIELDS}
+    if isinstance(kept.get("compute"), dict):
+        kept["compute"] = {
+            name: value for name, value in kept["compute"].items() if name not in CLUSTER_COMPUTE_FIELDS
+        }
+    return kept

@@ -1,0 +1,134 @@
+"""How a container ends: a reason from a closed list, and a message for a person.
+
+torchrun hides the exit code of the process that failed, so the termination message of the container
+(https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/) is the contract.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+TERMINATION_LOG = Path("/dev/termination-log")
+MAX_BYTES = 4096  # the kubelet cuts a longer message off
+
+
+class Reason(StrEnum):
+    """Why a container ended."""
+
+    SUCCEEDED = "Succeeded"
+    INVALID_SPEC = "InvalidSpec"
+    MODEL_UNAVAILABLE = "ModelUnavailable"
+    MODEL_UNSUPPORTED = "ModelUnsupported"
+    DATA_UNAVAILABLE = "DataUnavailable"
+    DATA_INVALID = "DataInvalid"
+    WILL_NOT_FIT = "WillNotFit"
+    STORAGE_FULL = "StorageFull"
+    STORAGE_NOT_WRITABLE = "StorageNotWritable"
+    DEVICE_UNAVAILABLE = "DeviceUnavailable"
+    DIVERGED = "Diverged"
+    OUT_OF_GPU_MEMORY = "OutOfGPUMemory"
+    COLLECTIVE_FAILED = "CollectiveFailed"
+    TERMINATED = "Terminated"
+    ERROR = "Error"
+
+
+class Report(BaseModel):
+    """A part of the message: camelCase on the wire; fields of a newer trainer are passed over."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class DatasetReport(Report):
+    """What became of the rows of one data set."""
+
+    name: str = Field(description="Repository or path of the data set.")
+    revision: str | None = Field(default=None, description="Commit that was read; empty for a path.")
+    rows_read: int = Field(description="Rows read from the files.")
+    rows_kept: int = Field(description="Rows that became training data.")
+    dropped: dict[str, int] = Field(default_factory=dict, description="Rows left out, by reason.")
+
+
+class PreparedReport(Report):
+    """What prepare found and resolved: the plan of the training."""
+
+    model: str = Field(description="The base model: repository@commit, or path.")
+    model_family: str = Field(description="Architecture family the model was recognised as.")
+    model_path: str = Field(description="Directory of the model, relative to the shared filesystem's root.")
+    data_path: str = Field(description="Directory of the packed data, relative to the shared filesystem's root.")
+    datasets: tuple[DatasetReport, ...] = Field(default=(), description="What became of the rows of each data set.")
+    parameters: int = Field(description="Parameters of the base model.")
+    trainable_parameters: int = Field(description="Parameters of the adapter.")
+    tokens: int = Field(description="Tokens of one epoch.")
+    trained_tokens: int = Field(description="Tokens of one epoch that carry a loss: the assistant's.")
+    sequences: int = Field(description="Sequences of one epoch, after packing.")
+    truncated_conversations: int = Field(default=0, description="Conversations cut at maxSequenceLength.")
+    world_size: int = Field(description="Processes that train.")
+    global_batch: int = Field(description="Sequences of one step.")
+    steps_per_epoch: int = Field(description="Steps of one epoch.")
+    total_steps: int = Field(description="Steps of the whole run.")
+    warmup_steps: int = Field(description="Steps until the peak learning rate.")
+    precision: str = Field(description="Resolved precision.")
+    sharding: str = Field(description="Resolved sharding.")
+    estimated_memory_bytes: int = Field(description="Estimated peak memory of one process, in bytes.")
+    notes: tuple[str, ...] = Field(default=(), description="What was decided on the user's behalf, and why.")
+
+
+class TrainedReport(Report):
+    """What came out of the training."""
+
+    steps: int = Field(description="Steps done.")
+    first_loss: float = Field(description="Loss of the first step, before any update.")
+    final_loss: float = Field(description="Mean loss of the last steps, ten at most.")
+    tokens: int = Field(description="Tokens computed in the whole run.")
+    tokens_per_second: float = Field(description="Mean over the run.")
+    adapter_path: str = Field(description="The adapter's directory, relative to the shared filesystem's root.")
+    adapter_digest: str = Field(description="`sha256:` digest of adapter_model.safetensors.")
+
+
+class TerminationMessage(Report):
+    """The last word of a container."""
+
+    reason: Reason
+    message: str
+    rank: int | None = None
+    step: int | None = None
+    checkpoint: str | None = None
+    prepared: PreparedReport | None = None
+    trained: TrainedReport | None = None
+
+
+def write_termination(path: Path, termination: TerminationMessage) -> None:
+    """Write a termination message of at most `MAX_BYTES`; a longer text is cut in its middle.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    document = termination.model_dump(mode="json", by_alias=True, exclude_none=True)
+    text = termination.model_dump_json(by_alias=True, exclude_none=True)
+    excess = len(text.encode()) - MAX_BYTES
+    if excess > 0:
+        text = TerminationMessage.model_validate(_shortened(document, excess)).model_dump_json(
+            by_alias=True, exclude_none=True
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+def read_termination(text: str | None) -> TerminationMessage | None:
+    """Read a termination message, or return None for a text that is none (a kill, an image without the trainer)."""
+    if not text:
+        return None
+    try:
+        return TerminationMessage.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def _shortened(document: dict[str, Any], excess_bytes: int) -> dict[str, Any]:
+    message = document["message"]
+    mark = " [...] "
+    # The cut counts characters, four bytes at most each in UTF-8, so that what is left surely fits.
+    keep = max(len(message) - excess_bytes - len(mark), 200)
+    return document | {"message": message[: keep // 2] + mark + message[len(message) - keep // 2 :]}
