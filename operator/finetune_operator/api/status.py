@@ -1,0 +1,118 @@
+"""What we tell: the status of a FineTuneJob."""
+
+from enum import StrEnum
+
+from finetune_trainer.contract.termination import PreparedReport, TrainedReport
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class StatusModel(BaseModel):
+    """A group of status fields: camelCase in YAML, immutable in Python; fields of another version are passed over."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class Phase(StrEnum):
+    """Where a job stands, in one word."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    """The questions that conditions answer."""
+
+    ACCEPTED = "Accepted"
+    PREPARED = "Prepared"
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class ConditionStatus(StrEnum):
+    """The answers of a condition."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(StatusModel):
+    """One answer, in the shape of metav1.Condition."""
+
+    type: ConditionType = Field(description="What the condition says something about.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: str = Field(
+        min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", description="Why, in a word."
+    )
+    message: str = Field(max_length=32768, description="Why, in a sentence, and what to do.")
+    observed_generation: int = Field(ge=0, description="Generation of the spec that it was made from.")
+    last_transition_time: str = Field(
+        json_schema_extra={"format": "date-time"}, description="When status last changed."
+    )
+
+
+class Progress(StatusModel):
+    """How far the training is, as rank 0 tells it."""
+
+    step: int = Field(ge=0, description="Steps done.")
+    total_steps: int = Field(ge=0, description="Steps of the whole run.")
+    steps: str = Field(description="`step/totalSteps`, for kubectl get.")
+    epoch: int = Field(ge=0, description="Epoch that the step belongs to, from 1.")
+    loss: float | None = Field(default=None, description="Loss of the last step.")
+    loss_text: str | None = Field(default=None, description="The loss with three decimals, for kubectl get.")
+    learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
+    tokens_per_second: float | None = Field(default=None, description="Throughput of all processes.")
+    eta: str | None = Field(default=None, description="Time left, for example `1h05m`.")
+
+
+class Attempt(StatusModel):
+    """One gang of pods."""
+
+    number: int = Field(ge=1, description="Attempts are counted from 1.")
+    started: str = Field(json_schema_extra={"format": "date-time"}, description="When its pods were made.")
+    ended: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When its first pod failed or all were done."
+    )
+    reason: str | None = Field(default=None, max_length=256, description="Why it ended.")
+
+
+class Checkpoint(StatusModel):
+    """The newest checkpoint."""
+
+    step: int = Field(ge=0, description="Step that it was written after.")
+
+
+class Result(TrainedReport):
+    """What came out."""
+
+
+class FineTuneJobStatus(StatusModel):
+    """Where the job stands and what came out of it."""
+
+    phase: Phase | None = Field(default=None, description="Where the job stands, in one word.")
+    reason: str | None = Field(default=None, max_length=256, description="Why it stands there, in a word.")
+    observed_generation: int | None = Field(default=None, description="Generation of the spec that was last looked at.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        description="Accepted, Prepared, Running, Complete, Failed.",
+    )
+    start_time: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When the job was accepted."
+    )
+    completion_time: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When it succeeded or failed."
+    )
+    plan: PreparedReport | None = Field(default=None, description="What prepare found and resolved.")
+    progress: Progress | None = Field(default=None, description="How far the training is.")
+    attempts: tuple[Attempt, ...] = Field(default=(), max_length=1000, description="The gangs, oldest first.")
+    restarts: int = Field(default=0, ge=0, description="Attempts after the first.")
+    checkpoint: Checkpoint | None = Field(default=None, description="The newest checkpoint.")
+    result: Result | None = Field(default=None, description="What came out.")
