@@ -1,0 +1,107 @@
+"""What the mirror serves, and how each repository is made, once for as long as its inputs stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+
+from dev.hub import gguf_llama, sample_datasets, smollm2, tiny_llama
+from dev.hub.store import RepositoryKind, RepositoryNotFound, Settings, Store
+
+_SAMPLE_ROWS = (sample_datasets.HERMES_ROWS, sample_datasets.GLAIVE_ROWS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A repository to serve: `write` fills a folder with its files, and depends on the files `inputs` alone."""
+
+    kind: RepositoryKind
+    name: str
+    write: Callable[[Path], None]
+    inputs: tuple[Path, ...]
+    gated: bool = False
+    notice: str = ""
+
+    def settings(self) -> Settings:
+        return Settings(self.gated, _digest(self.inputs), self.notice)
+
+
+def entries(downloads: Path) -> list[Entry]:
+    """Everything that `python -m dev.hub build` makes; what has to be fetched is kept in `downloads`."""
+    write_tiny = partial(_write_tiny_llama, _SAMPLE_ROWS)
+    tiny_inputs = (_source(tiny_llama), _source(gguf_llama), *_SAMPLE_ROWS)
+    stand_in_inputs = (_source(sample_datasets), *_SAMPLE_ROWS)
+    return [
+        Entry("models", tiny_llama.REPOSITORY, write_tiny, tiny_inputs),
+        Entry("models", tiny_llama.GATED_REPOSITORY, write_tiny, tiny_inputs, gated=True),
+        Entry(
+            "datasets",
+            sample_datasets.HERMES_REPOSITORY,
+            sample_datasets.write_hermes,
+            stand_in_inputs,
+            notice=sample_datasets.NOTICE,
+        ),
+        Entry(
+            "datasets",
+            sample_datasets.GLAIVE_REPOSITORY,
+            sample_datasets.write_glaive,
+            stand_in_inputs,
+            notice=sample_datasets.NOTICE,
+        ),
+        Entry(
+            "models",
+            smollm2.REPOSITORY,
+            lambda folder: smollm2.write_model(smollm2.download_gguf(downloads), folder),
+            (_source(smollm2), _source(gguf_llama)),
+            notice="Restored from a Q4_1 quantisation: the weights are not bit for bit the original's.",
+        ),
+    ]
+
+
+def build(store: Store, to_build: Iterable[Entry], say: Callable[[str], None]) -> None:
+    """Publish every entry whose inputs have changed since it was last published; `say` gets a line for each step."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(store.root / ".lock"):
+        to_build = list(to_build)
+        for number, entry in enumerate(to_build, start=1):
+            step = f"[{number}/{len(to_build)}] {entry.kind}/{entry.name}"
+            if _is_current(store, entry):
+                say(f"{step}  unchanged")
+                continue
+            say(f"{step}  building ...")
+            started = time.monotonic()
+            with tempfile.TemporaryDirectory(dir=store.root, prefix=".building-") as folder:
+                entry.write(Path(folder))
+                commit = store.publish(entry.kind, entry.name, Path(folder), entry.settings())
+            say(f"{step}  built in {time.monotonic() - started:.1f} s, main is {commit.sha[:12]}")
+
+
+def _is_current(store: Store, entry: Entry) -> bool:
+    try:
+        return store.find(entry.kind, entry.name).settings == entry.settings()
+    except RepositoryNotFound:
+        return False
+
+
+def _write_tiny_llama(rows: Iterable[Path], folder: Path) -> None:
+    tiny_llama.write_model((line for path in rows for line in path.read_text().splitlines()), folder)
+
+
+def _source(module: object) -> Path:
+    path = getattr(module, "__file__", None)
+    assert path is not None, f"{module} has no source file"
+    return Path(path)
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
