@@ -1,0 +1,107 @@
+# finetune-operator: everything a person runs. `make help` lists it.
+#
+# What is built or downloaded lives outside the working tree, in $(FINETUNE_CACHE), keyed by what it was made from, so
+# that a second run and a second clone find it there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+export FINETUNE_CACHE ?= $(HOME)/.cache/finetune-operator
+VENV := $(FINETUNE_CACHE)/venv-$(shell cat requirements/uv.txt requirements/dev.txt | sha256sum | cut -c1-12)
+RUN := PYTHONPATH=operator:trainer:. $(VENV)/bin/
+HELM := $(FINETUNE_CACHE)/bin/helm
+
+GPUS ?= 0
+WORKERS ?= 2
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# --- for a person who wants to see it ---------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: venv ## bring up a cluster, install the chart, run the sample job to its end (CLUSTER=current uses your kubeconfig)
+	$(RUN)python -m dev.demo $(if $(filter current,$(CLUSTER)),--current)
+
+.PHONY: cluster cluster-down cluster-status
+cluster: venv ## the embedded two-node Kubernetes with both images and a mirror of the Hub (GPUS=8 claims GPUs on each node)
+	$(RUN)python -m dev.cluster up --gpus $(GPUS)
+
+cluster-down: ## take it down and leave nothing behind
+	$(PYTHON) -m dev.cluster down
+
+cluster-status: ## what of it is running
+	$(PYTHON) -m dev.cluster status
+
+# --- for a person who changes it --------------------------------------------------------------------------------------
+
+.PHONY: venv
+venv: $(VENV)/.ready ## the Python environment, pinned and hashed, in the cache
+
+$(VENV)/.ready: requirements/uv.txt requirements/dev.txt
+	@echo "Python environment: installing $$(grep -c '==' requirements/dev.txt) packages (about 5 GB, once) into $(VENV)"
+	@rm -rf "$(VENV)"
+	$(PYTHON) -m venv "$(VENV)"
+	"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r requirements/uv.txt
+	"$(VENV)/bin/uv" pip install --quiet --require-hashes --python "$(VENV)/bin/python" -r requirements/dev.txt
+	@touch $@
+
+.PHONY: test test-fast test-apiserver test-e2e
+test: ## every test, the end-to-end ones on the embedded cluster included
+	@# The environment waits on the network and the disk while the cluster's programs wait on the processor.
+	@$(MAKE) --no-print-directory --jobs=2 venv cluster-programs
+	@$(MAKE) --no-print-directory lint test-fast test-apiserver
+	@$(MAKE) --no-print-directory test-e2e
+
+test-fast: venv ## what needs no cluster, under a minute
+	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not apiserver and not e2e"
+
+test-apiserver: venv cluster-programs ## what needs an API server and etcd, but no nodes
+	$(RUN)python -m pytest -m apiserver
+
+test-e2e: cluster ## what needs the whole cluster
+	$(RUN)python -m pytest -m e2e
+
+.PHONY: cluster-programs
+cluster-programs: ## build the embedded cluster's programs into the cache
+	$(PYTHON) -m dev.cluster programs
+
+.PHONY: lint
+lint: venv cluster-programs ## ruff, mypy, the laws of the house, the chart, the Dockerfiles, the generated files
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+	$(RUN)lint-imports
+	$(RUN)hadolint operator/Dockerfile trainer/Dockerfile
+	$(HELM) lint --strict helm/finetune-operator
+	@$(MAKE) --no-print-directory check-generated
+
+.PHONY: format
+format: venv ## let ruff format and mend what it can
+	$(RUN)ruff check --fix .
+	$(RUN)ruff format .
+
+# --- generated files --------------------------------------------------------------------------------------------------
+
+GENERATED := crds manifests/install.yaml helm/finetune-operator docs/reference
+
+.PHONY: generate check-generated golden requirements
+generate: venv cluster-programs ## the CRD, the plain manifest of the chart, the reference
+	$(RUN)python -m dev.generate --helm $(HELM)
+
+check-generated: venv cluster-programs
+	$(RUN)python -m dev.generate --helm $(HELM) --check
+
+golden: venv ## rewrite the golden manifests; read the difference before you commit it
+	$(RUN)python -m pytest -q tests/golden --golden-update
+
+PIP_COMPILE := $(VENV)/bin/uv pip compile --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	--python-version 3.11 --custom-compile-command "make requirements" --quiet
+
+requirements: venv ## pin and hash the requirement files anew from pyproject.toml
+	$(PIP_COMPILE) pyproject.toml --extra operator --extra trainer --group dev -o requirements/dev.txt
+	$(PIP_COMPILE) pyproject.toml --extra operator -c requirements/dev.txt -o requirements/operator.txt
+	$(PIP_COMPILE) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
