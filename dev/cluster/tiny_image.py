@@ -1,0 +1,57 @@
+"""A container image of two megabytes made from Debian's static busybox: every pod's sandbox, and volumes' set-up script."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from dev.cluster.layout import IMAGE_PREFIX
+
+BUSYBOX = Path("/bin/busybox")
+COMMANDS = ("sh", "cat", "chmod", "echo", "hostname", "id", "ls", "mkdir", "nc", "nslookup", "rm", "sleep", "tail", "wget")
+TINY_IMAGE = f"{IMAGE_PREFIX}/finetune-cluster-tiny:1"
+
+
+def tiny_image_archive() -> bytes:
+    """Return the image as a docker archive, the same bytes for the same busybox."""
+    layer = _layer()
+    configuration = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": {"Cmd": ["/bin/tail", "-f", "/dev/null"], "Env": ["PATH=/bin"], "WorkingDir": "/"},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    config = json.dumps(configuration, sort_keys=True).encode()
+    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [{"Config": config_name, "RepoTags": [TINY_IMAGE], "Layers": ["layer.tar"]}]
+    return _tar([(config_name, config), ("layer.tar", layer), ("manifest.json", json.dumps(manifest).encode())])
+
+
+def _layer() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for directory, mode in (("bin", 0o755), ("tmp", 0o1777)):
+            entry = tarfile.TarInfo(directory)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            archive.addfile(entry)
+        content = BUSYBOX.read_bytes()
+        program = tarfile.TarInfo("bin/busybox")
+        program.size, program.mode = len(content), 0o755
+        archive.addfile(program, io.BytesIO(content))
+        for command in COMMANDS:
+            link = tarfile.TarInfo(f"bin/{command}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+    return buffer.getvalue()
+
+
+def _tar(files: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
