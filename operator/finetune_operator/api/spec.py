@@ -7,9 +7,10 @@ needs: storage, the pods' shape, the Secret.
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
+from pydantic import Field, model_validator
+
 from finetune_trainer.contract.environment import SECRET_NAMES
 from finetune_trainer.contract.spec import SpecModel, TrainerCompute, TrainerSpec
-from pydantic import Field, model_validator
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/, positive and without a sign
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -45,7 +46,7 @@ class Resources(SpecModel):
     """Requests and limits of each training pod, besides the GPUs that follow from gpusPerNode."""
 
     requests: dict[str, Quantity] = Field(
-        default_factory=dict, max_length=16, description="For example `{cpu: \"16\", memory: 200Gi}`."
+        default_factory=dict, max_length=16, description='For example `{cpu: "16", memory: 200Gi}`.'
     )
     limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16, description="As requests.")
 

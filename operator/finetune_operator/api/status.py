@@ -2,9 +2,10 @@
 
 from enum import StrEnum
 
-from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 
 
 class StatusModel(BaseModel):
@@ -48,7 +49,10 @@ class Condition(StatusModel):
     type: ConditionType = Field(description="What the condition says something about.")
     status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: str = Field(
-        min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", description="Why, in a word."
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, in a word.",
     )
     message: str = Field(max_length=32768, description="Why, in a sentence, and what to do.")
     observed_generation: int = Field(ge=0, description="Generation of the spec that it was made from.")
@@ -77,7 +81,9 @@ class Attempt(StatusModel):
     number: int = Field(ge=1, description="Attempts are counted from 1.")
     started: str = Field(json_schema_extra={"format": "date-time"}, description="When its pods were made.")
     ended: str | None = Field(
-        default=None, json_schema_extra={"format": "date-time"}, description="When its first pod failed or all were done."
+        default=None,
+        json_schema_extra={"format": "date-time"},
+        description="When its first pod failed or all were done.",
     )
     reason: str | None = Field(default=None, max_length=256, description="Why it ended.")
 

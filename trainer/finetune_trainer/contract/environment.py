@@ -17,6 +17,9 @@ JOB_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
 
 ATTEMPT = "FINETUNE_ATTEMPT"
 
+# Memory of one GPU, in bytes. Prepare has no GPU to ask; where it is not set, what was estimated is only reported.
+GPU_MEMORY_BYTES = "FINETUNE_GPU_MEMORY_BYTES"
+
 HUGGING_FACE_TOKEN = "HF_TOKEN"
 HUGGING_FACE_ENDPOINT = "HF_ENDPOINT"
 WANDB_API_KEY = "WANDB_API_KEY"

@@ -1,0 +1,60 @@
+"""A FineTuneJob as the API server hands it out."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_operator import names
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.errors import InvalidJob
+from finetune_trainer.contract.job import TrainerJob, describe_problems
+
+
+class Metadata(BaseModel):
+    """The part of an object's metadata that the operator reads."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+    name: str = Field(min_length=1, max_length=names.MAX_LABEL_CHARACTERS, pattern=names.JOB_NAME_PATTERN)
+    namespace: str = "default"
+    uid: str = "local"
+    generation: int = 1
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+
+
+class FineTuneJob(BaseModel):
+    """A FineTuneJob: who it is, what its user wrote, what we told so far."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    metadata: Metadata
+    spec: FineTuneJobSpec
+    status: FineTuneJobStatus = FineTuneJobStatus()
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "FineTuneJob":
+        """Make a FineTuneJob of the object that the API server sent, or of a manifest.
+
+        Raises:
+            InvalidJob: with every problem and its field path.
+        """
+        if body.get("apiVersion") != names.API_VERSION or body.get("kind") != names.KIND:
+            raise InvalidJob([f"is no FineTuneJob: expected apiVersion: {names.API_VERSION} and kind: {names.KIND}"])
+        try:
+            return cls.model_validate(dict(body))
+        except ValidationError as error:
+            raise InvalidJob([problem.removeprefix(".") for problem in describe_problems(error, prefix="")]) from error
+
+    def trainer_job(self) -> TrainerJob:
+        """Return the part of the job that the trainer reads."""
+        return TrainerJob(
+            name=self.metadata.name,
+            namespace=self.metadata.namespace,
+            uid=self.metadata.uid,
+            spec=self.spec.trainer_spec(),
+        )

@@ -1,0 +1,43 @@
+"""What every manifest has: labels, the owner, the digest of its own content."""
+
+import hashlib
+import json
+from typing import Any
+
+from finetune_operator import names
+from finetune_operator.plan import Plan
+
+Manifest = dict[str, Any]
+
+
+def metadata(plan: Plan, name: str, labels: dict[str, str] | None = None, *, owned: bool = True) -> Manifest:
+    """Return the metadata of a child object: it goes when the job goes, unless `owned` is False."""
+    fields: Manifest = {
+        "name": name,
+        "namespace": plan.namespace,
+        "labels": names.job_labels(plan.name) | (labels or {}),
+    }
+    if owned:
+        fields["ownerReferences"] = [_owner_reference(plan)]
+    return fields
+
+
+def with_digest(manifest: Manifest) -> Manifest:
+    """Return the manifest with the SHA-256 of its canonical JSON as an annotation."""
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    annotations = {names.Annotation.MANIFEST_DIGEST.value: "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
+    fields = manifest["metadata"]
+    return manifest | {"metadata": fields | {"annotations": fields.get("annotations", {}) | annotations}}
+
+
+def _owner_reference(plan: Plan) -> Manifest:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": plan.name,
+        "uid": plan.job.metadata.uid,
+        "controller": True,
+        # NB: with the admission plugin OwnerReferencesPermissionEnforcement, true needs `update` on
+        # finetunejobs/finalizers, which the chart grants. Foreground deletion of a job then waits for its pods.
+        "blockOwnerDeletion": True,
+    }

@@ -1,0 +1,140 @@
+"""The pod template that preparing and training share. It passes the `restricted` Pod Security Standard.
+
+https://kubernetes.io/docs/concepts/security/pod-security-standards/
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_operator import names
+from finetune_operator.build.manifest import Manifest
+from finetune_operator.plan import NETWORK_VOLUME, SHARED_VOLUME, Disk, Plan
+from finetune_trainer.contract import environment, paths
+
+USER_ID = 65532  # "nonroot" of the distroless images; the trainer image's user
+SCRATCH = "/tmp"
+TERMINATION_GRACE_SECONDS = 120  # the longest step seen, and the checkpoint after it
+
+DISK_FLAGS = {SHARED_VOLUME: "--shared", NETWORK_VOLUME: "--network"}
+
+
+def pod_spec(
+    plan: Plan,
+    *,
+    verb: str,
+    mounts: Sequence[Disk],
+    variables: Mapping[str, str],
+    resources: Manifest,
+    ports: Sequence[Manifest] = (),
+) -> Manifest:
+    """Return the spec of a pod that runs a verb of the trainer.
+
+    Args:
+        plan: the job's plan.
+        verb: `prepare` or `train`.
+        mounts: disks that the pod mounts.
+        variables: environment of this verb, besides what every container of the job gets.
+        resources: requests and limits of the container.
+        ports: ports that the container serves.
+    """
+    compute = plan.job.spec.compute
+    container: Manifest = {
+        "name": names.CONTAINER,
+        "image": plan.image,
+        "imagePullPolicy": plan.image_pull_policy,
+        "args": _arguments(verb, mounts),
+        "env": _environment(plan, variables),
+        "resources": resources,
+        "volumeMounts": _volume_mounts(mounts),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # A container that dies without a word leaves the end of its log instead.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if ports:
+        container["ports"] = list(ports)
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _security_context(),
+        "containers": [container],
+        "volumes": _volumes(plan, mounts),
+    }
+    if compute.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in compute.image_pull_secrets]
+    if compute.node_selector:
+        spec["nodeSelector"] = dict(compute.node_selector)
+    if compute.tolerations:
+        spec["tolerations"] = [
+            toleration.model_dump(mode="json", by_alias=True, exclude_none=True) for toleration in compute.tolerations
+        ]
+    return spec
+
+
+def training_resources(plan: Plan) -> Manifest:
+    """Return requests and limits of a training container: the user's, and the GPUs."""
+    wanted = plan.job.spec.compute.resources
+    limits: dict[str, str] = dict(wanted.limits)
+    if plan.gpus_per_node:
+        limits[plan.gpu_resource_name] = str(plan.gpus_per_node)
+    resources: dict[str, Any] = {"requests": dict(wanted.requests), "limits": limits}
+    return {kind: amounts for kind, amounts in resources.items() if amounts}
+
+
+def _arguments(verb: str, mounts: Sequence[Disk]) -> list[str]:
+    flags = [part for disk in mounts for part in (DISK_FLAGS[disk.volume], str(disk.mount_path))]
+    return [verb, str(paths.JOB_FILE), *flags]
+
+
+def _environment(plan: Plan, variables: Mapping[str, str]) -> list[Manifest]:
+    # The root filesystem is read-only: whatever writes to a home directory or a cache writes to the scratch volume.
+    fixed = {"HOME": SCRATCH, **variables}
+    if plan.hub_endpoint is not None:
+        fixed[environment.HUGGING_FACE_ENDPOINT] = plan.hub_endpoint
+    users = {variable.name: variable.value for variable in plan.job.spec.compute.env}
+    entries: list[Manifest] = [{"name": name, "value": value} for name, value in (users | fixed).items()]
+    secret_name = plan.job.spec.secret_name
+    if secret_name is not None:
+        entries += [_from_secret(secret_name, key) for key in environment.SECRET_NAMES]
+    return sorted(entries, key=lambda entry: str(entry["name"]))
+
+
+def _from_secret(secret_name: str, key: str) -> Manifest:
+    reference = {"name": secret_name, "key": key, "optional": True}
+    return {"name": key, "valueFrom": {"secretKeyRef": reference}}
+
+
+def _security_context() -> Manifest:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        # Without it every mount walks the whole filesystem, which holds every model of every job.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _volume_mounts(mounts: Sequence[Disk]) -> list[Manifest]:
+    return [
+        {"name": "job", "mountPath": str(paths.JOB_FILE.parent), "readOnly": True},
+        {"name": "scratch", "mountPath": SCRATCH},
+        {"name": "shared-memory", "mountPath": "/dev/shm"},
+        *({"name": disk.volume, "mountPath": str(disk.mount_path)} for disk in mounts),
+    ]
+
+
+def _volumes(plan: Plan, mounts: Sequence[Disk]) -> list[Manifest]:
+    return [
+        {"name": "job", "configMap": {"name": names.config_map(plan.name)}},
+        {"name": "scratch", "emptyDir": {}},
+        # A container's own /dev/shm has 64 MiB; NCCL and data loaders need more.
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        *({"name": disk.volume, "persistentVolumeClaim": {"claimName": disk.claim_name}} for disk in mounts),
+    ]

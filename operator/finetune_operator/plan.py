@@ -1,0 +1,213 @@
+"""What the operator will do for a job: every default resolved, the roles of the gang, and why.
+
+Pure: the same job, settings and access modes always give the same plan.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from finetune_operator import names
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.spec import AccessMode, Reclaim, SharedStorage
+from finetune_operator.errors import InvalidJob
+from finetune_operator.names import RoleName
+from finetune_operator.settings import Settings
+from finetune_trainer.contract import paths
+from finetune_trainer.contract.spec import Device
+
+# Access modes of an existing claim, by its name. A claim that was not seen yet is missing, or None.
+ClaimAccessModes = Mapping[str, Sequence[str] | None]
+
+SHARED_VOLUME = "shared"
+NETWORK_VOLUME = "network"
+READ_ONLY_MANY = "ReadOnlyMany"
+
+
+@dataclass(frozen=True)
+class NewClaim:
+    """A PersistentVolumeClaim that the operator makes."""
+
+    size: str
+    storage_class_name: str | None
+    access_mode: AccessMode
+    deleted_with_job: bool
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A claim that pods mount: one that the operator makes, or one that is there (`new` is None)."""
+
+    volume: str
+    """Name of the volume in the pods: `shared` or `network`."""
+    claim_name: str
+    mount_path: PurePosixPath
+    new: NewClaim | None
+    many_nodes: bool | None
+    """Whether pods of several nodes can mount it at once; None for an existing claim that was not seen yet."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """Pods of the gang that are alike: they do the same and mount the same."""
+
+    name: RoleName
+    nodes: int
+    first_rank: int
+    mounts: tuple[Disk, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the operator will do for a job."""
+
+    job: FineTuneJob
+    image: str
+    image_pull_policy: str
+    disks: tuple[Disk, ...]
+    roles: tuple[Role, ...]
+    num_nodes: int
+    num_processes_per_node: int
+    gpus_per_node: int
+    """GPUs that each training pod asks for; 0 trains on the processor."""
+    gpu_resource_name: str
+    gpu_memory_bytes: int | None
+    hub_endpoint: str | None
+    prepare_cpu: str
+    prepare_memory: str
+    reasons: tuple[str, ...]
+    """What was decided on the user's behalf, and why, a sentence each."""
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.job.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """The job's namespace."""
+        return self.job.metadata.namespace
+
+    @property
+    def prepare_mounts(self) -> tuple[Disk, ...]:
+        """What the prepare pod mounts: it writes models and data to the shared filesystem, and no log files."""
+        return tuple(disk for disk in self.disks if disk.volume == SHARED_VOLUME)
+
+    @property
+    def missing_claims(self) -> tuple[str, ...]:
+        """Names of the existing claims that were not seen yet; their roles are provisional until then."""
+        return tuple(disk.claim_name for disk in self.disks if disk.many_nodes is None)
+
+
+def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAccessModes) -> Plan:
+    """Resolve every default of a job that is not the trainer's.
+
+    Args:
+        job: what the user wants.
+        settings: what the administrator decided for every job.
+        claim_access_modes: access modes of the existing claims that the job names, as far as they were seen.
+
+    Raises:
+        InvalidJob: an existing claim cannot be used as the job wants to.
+    """
+    compute = job.spec.compute
+    problems = _problems_of(job, claim_access_modes)
+    if problems:
+        raise InvalidJob(problems)
+    disks = _disks(job, claim_access_modes)
+    roles, role_reason = _roles(disks, compute.nodes)
+    return Plan(
+        job=job,
+        image=compute.image or settings.trainer_image,
+        image_pull_policy=compute.image_pull_policy or settings.trainer_image_pull_policy,
+        disks=disks,
+        roles=roles,
+        num_nodes=compute.nodes,
+        num_processes_per_node=compute.num_processes_per_node,
+        gpus_per_node=compute.num_processes_per_node if compute.device is Device.GPU else 0,
+        gpu_resource_name=settings.gpu_resource_name,
+        gpu_memory_bytes=settings.gpu_memory_bytes,
+        hub_endpoint=settings.hub_endpoint,
+        prepare_cpu=settings.prepare_cpu,
+        prepare_memory=settings.prepare_memory,
+        reasons=(role_reason, *_reasons(job, settings, disks)),
+    )
+
+
+def _roles(disks: tuple[Disk, ...], nodes: int) -> tuple[tuple[Role, ...], str]:
+    one_node_disks = [disk for disk in disks if disk.volume == NETWORK_VOLUME and not disk.many_nodes]
+    if nodes == 1:
+        return (Role(RoleName.NODE, 1, 0, disks),), "One node: one pod mounts everything."
+    if not one_node_disks:
+        return (
+            (Role(RoleName.NODE, nodes, 0, disks),),
+            f"Every claim can be mounted on all {nodes} nodes: one Indexed Job runs the gang.",
+        )
+    shared = tuple(disk for disk in disks if disk not in one_node_disks)
+    return (
+        (Role(RoleName.LEADER, 1, 0, disks), Role(RoleName.WORKER, nodes - 1, 1, shared)),
+        f"Claim {one_node_disks[0].claim_name} can be mounted on one node only: rank 0 runs as leader and mounts it, "
+        f"the other {nodes - 1} run as workers.",
+    )
+
+
+def _disks(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> tuple[Disk, ...]:
+    storage, name = job.spec.storage, job.metadata.name
+    # One node needs no ReadWriteMany, which many storage classes cannot give.
+    shared_mode = AccessMode.READ_WRITE_MANY if job.spec.compute.nodes > 1 else AccessMode.READ_WRITE_ONCE
+    owned = storage.reclaim is Reclaim.DELETE
+
+    def disk(volume: str, wanted: SharedStorage, mount: Path, new_name: str, mode: AccessMode) -> Disk:
+        claim_name = wanted.claim_name or new_name
+        if wanted.size is None:
+            many = _many_nodes(claim_access_modes.get(claim_name))
+            return Disk(volume, claim_name, PurePosixPath(mount), None, many)
+        new = NewClaim(wanted.size, wanted.storage_class_name, mode, deleted_with_job=owned)
+        return Disk(volume, claim_name, PurePosixPath(mount), new, mode is AccessMode.READ_WRITE_MANY)
+
+    disks = [disk(SHARED_VOLUME, storage.shared, paths.SHARED_MOUNT, names.shared_claim(name), shared_mode)]
+    if storage.network is not None:
+        mode = storage.network.access_mode
+        disks.append(disk(NETWORK_VOLUME, storage.network, paths.NETWORK_MOUNT, names.network_claim(name), mode))
+    return tuple(disks)
+
+
+def _many_nodes(access_modes: Sequence[str] | None) -> bool | None:
+    return None if access_modes is None else AccessMode.READ_WRITE_MANY in access_modes
+
+
+def _problems_of(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> list[str]:
+    """Name the existing claims that cannot be used as the job wants to; one that was not seen yet is no problem."""
+    problems, nodes = [], job.spec.compute.nodes
+    for volume, wanted in ((SHARED_VOLUME, job.spec.storage.shared), (NETWORK_VOLUME, job.spec.storage.network)):
+        claim_name = wanted.claim_name if wanted is not None else None
+        modes = claim_access_modes.get(claim_name) if claim_name is not None else None
+        if modes is None:
+            continue
+        where = f"spec.storage.{volume}.claimName: claim {claim_name} has access modes {', '.join(modes) or 'none'}"
+        if all(mode == READ_ONLY_MANY for mode in modes):
+            problems.append(f"{where} and cannot be written to; name a claim that is ReadWriteMany")
+        elif volume == SHARED_VOLUME and nodes > 1 and AccessMode.READ_WRITE_MANY not in modes:
+            problems.append(
+                f"{where}, but {nodes} nodes mount it at once; name a ReadWriteMany claim, or set compute.nodes to 1"
+            )
+    return problems
+
+
+def _reasons(job: FineTuneJob, settings: Settings, disks: tuple[Disk, ...]) -> list[str]:
+    compute, reasons = job.spec.compute, []
+    if compute.image is None:
+        reasons.append(f"compute.image is not set: the operator's trainer image {settings.trainer_image} is used.")
+    if compute.device is Device.GPU and compute.gpus_per_node is None:
+        reasons.append("compute.gpusPerNode is not set: one GPU a node.")
+    if job.spec.storage.network is None:
+        reasons.append("storage.network is not set: log files lie on the shared filesystem.")
+    for disk in disks:
+        if disk.new is None:
+            continue
+        storage_class = disk.new.storage_class_name or "the cluster's default storage class"
+        kept = "deleted with the job" if disk.new.deleted_with_job else "kept when the job is deleted"
+        reasons.append(
+            f"Claim {disk.claim_name}: {disk.new.size}, {disk.new.access_mode}, {storage_class}; it is {kept}."
+        )
+    return reasons
