@@ -1,7 +1,6 @@
 """The embedded cluster with the chart installed, and a namespace of its own for each test."""
 
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from dev.cluster.images import image_references
 from dev.deploy import install_chart
 from dev.mirror import ensure_mirror
 
-from tests.e2e.kubectl import Kubectl, Refused
+from tests.e2e.kubectl import Kubectl, fresh_namespace
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +38,14 @@ def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
 
 
 @pytest.fixture
-def namespace(cluster: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a fresh namespace that admits only pods of the `restricted` Pod Security Standard."""
-    name = f"e2e-{uuid.uuid4().hex[:8]}"
-    kubectl = cluster.within(name)
-    kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-    )
-    yield kubectl
-    try:
-        kubectl.run("delete", "namespace", name, "--wait=false")
-    except Refused as refused:
-        pytest.fail(f"namespace {name} was not deleted: {refused}")
+def namespace(operator: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a fresh namespace of a cluster with the operator."""
+    with fresh_namespace(operator) as kubectl:
+        yield kubectl
+
+
+@pytest.fixture(scope="module")
+def module_namespace(operator: Kubectl) -> Iterator[Kubectl]:
+    """The same for tests that look at one run from several sides."""
+    with fresh_namespace(operator) as kubectl:
+        yield kubectl

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,20 @@ class JobView:
             if condition["type"] == kind:
                 return condition
         return {"type": kind, "status": "", "reason": "", "message": ""}
+
+
+@contextmanager
+def fresh_namespace(kubectl: Kubectl) -> Iterator[Kubectl]:
+    """A namespace that admits only pods of the `restricted` Pod Security Standard, deleted at the end."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+    )
+    try:
+        yield kubectl.within(name)
+    finally:
+        kubectl.run("delete", "namespace", name, "--wait=false")
