@@ -146,8 +146,8 @@ def _roles(disks: tuple[Disk, ...], nodes: int) -> tuple[tuple[Role, ...], str]:
     shared = tuple(disk for disk in disks if disk not in one_node_disks)
     return (
         (Role(RoleName.LEADER, 1, 0, disks), Role(RoleName.WORKER, nodes - 1, 1, shared)),
-        f"Claim {one_node_disks[0].claim_name} can be mounted on one node only: rank 0 runs as leader and mounts it, "
-        f"the other {nodes - 1} run as workers.",
+        f"Claim {one_node_disks[0].claim_name} can be mounted on one node only: a leader with rank 0 mounts it, "
+        f"the workers ({nodes - 1}) do not.",
     )
 
 
@@ -203,6 +203,8 @@ def _reasons(job: FineTuneJob, settings: Settings, disks: tuple[Disk, ...]) -> l
     if job.spec.storage.network is None:
         reasons.append("storage.network is not set: log files lie on the shared filesystem.")
     for disk in disks:
+        if disk.many_nodes is None:
+            reasons.append(f"Claim {disk.claim_name} was not seen yet: planned as if one node only could mount it.")
         if disk.new is None:
             continue
         storage_class = disk.new.storage_class_name or "the cluster's default storage class"

@@ -1,22 +1,54 @@
 """What the user writes: the spec of a FineTuneJob.
 
 The groups that the trainer reads too come from `finetune_trainer.contract.spec`; here stands what only Kubernetes
-needs: storage, the pods' shape, the Secret.
+needs: storage, the pods' shape, the Secret. Every check that these models make and that a schema cannot say is told
+to the API server a second time, in `rules`.
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from finetune_trainer.contract.environment import SECRET_NAMES
-from finetune_trainer.contract.spec import SpecModel, TrainerCompute, TrainerSpec
+from finetune_operator.api.quantity import QUANTITY_PATTERN, quantity_value
+from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
+from finetune_trainer.contract.spec import SpecModel, TrainerCompute, TrainerSpec, WandbMode
 
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/, positive and without a sign
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+# The operator's own variables, and those with which torchrun finds its gang.
+RESERVED_VARIABLE_PATTERN = rf"^(FINETUNE_.*|PET_.*|{JOB_COMPLETION_INDEX})$"
+# What the scheduler knows without a vendor's name before a slash.
+RESOURCE_NAME_PATTERN = (
+    r"^(cpu|memory|ephemeral-storage|hugepages-[0-9A-Za-z.]+|"
+    r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9_.]*)$"
+)
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LabelValue = Annotated[str, Field(pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$", max_length=63)]
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+ObjectName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", min_length=1, max_length=253),
+]
 
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32, examples=["2Ti"])]
-ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)]
+
+def _as_text(amount: Any) -> Any:
+    return str(amount) if isinstance(amount, int) and not isinstance(amount, bool) else amount
+
+
+def _above_zero(amount: str) -> str:
+    if quantity_value(amount) == 0:
+        raise ValueError("must be more than zero")
+    return amount
+
+
+# A whole number may be written without quotes, as everywhere in Kubernetes.
+Quantity = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(pattern=QUANTITY_PATTERN, max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+Size = Annotated[Quantity, AfterValidator(_above_zero)]
 
 
 class EnvironmentVariable(SpecModel):
@@ -26,29 +58,67 @@ class EnvironmentVariable(SpecModel):
     value: str = Field(default="", max_length=32768, description="Its value.")
 
 
+class TolerationOperator(StrEnum):
+    """How a toleration is compared with a taint."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to pods that do not tolerate it."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
 class Toleration(SpecModel):
     """A Kubernetes toleration; GPU nodes are often tainted."""
 
     key: str | None = Field(default=None, max_length=317, description="Taint key; empty with operator Exists is all.")
-    operator: str | None = Field(default=None, pattern="^(Exists|Equal)$", description="`Exists` or `Equal`.")
-    value: str | None = Field(default=None, max_length=63, description="Taint value.")
-    effect: str | None = Field(
-        default=None,
-        pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$",
-        description="`NoSchedule`, `PreferNoSchedule` or `NoExecute`; empty is all.",
-    )
+    operator: TolerationOperator | None = Field(default=None, description="`Exists` or `Equal`, which is the default.")
+    value: LabelValue | None = Field(default=None, description="Taint value.")
+    effect: TaintEffect | None = Field(default=None, description="Effect that is tolerated; empty is all.")
     toleration_seconds: int | None = Field(
-        default=None, ge=0, description="How long a NoExecute taint is tolerated, in seconds."
+        default=None, ge=0, le=2**31 - 1, description="How long a NoExecute taint is tolerated, in seconds."
     )
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        if self.operator is TolerationOperator.EXISTS and self.value:
+            raise ValueError("with operator Exists leave value out")
+        if not self.key and self.operator is not TolerationOperator.EXISTS:
+            raise ValueError("without a key set operator to Exists")
+        if self.toleration_seconds is not None and self.effect is not TaintEffect.NO_EXECUTE:
+            raise ValueError("tolerationSeconds is for effect NoExecute")
+        return self
 
 
 class Resources(SpecModel):
     """Requests and limits of each training pod, besides the GPUs that follow from gpusPerNode."""
 
     requests: dict[str, Quantity] = Field(
-        default_factory=dict, max_length=16, description='For example `{cpu: "16", memory: 200Gi}`.'
+        default_factory=dict, max_length=16, description="For example `{cpu: 16, memory: 200Gi}`."
     )
     limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16, description="As requests.")
+
+    @field_validator("requests", "limits")
+    @classmethod
+    def _names_are_resources(cls, amounts: dict[str, str]) -> dict[str, str]:
+        for name in amounts:
+            if not re.fullmatch(RESOURCE_NAME_PATTERN, name):
+                raise ValueError(
+                    f"{name}: is no resource; write cpu, memory, ephemeral-storage, hugepages-<size> or <vendor>/<name>"
+                )
+        return amounts
+
+    @model_validator(mode="after")
+    def _requests_are_within_limits(self) -> Self:
+        for name, request in self.requests.items():
+            if name in self.limits and quantity_value(request) > quantity_value(self.limits[name]):
+                raise ValueError("each request must be at most its limit")
+        return self
 
 
 class ImagePullPolicy(StrEnum):
@@ -63,7 +133,11 @@ class Compute(TrainerCompute):
     """How many processes train, on what, and how Kubernetes places their pods."""
 
     image: str | None = Field(
-        default=None, min_length=1, max_length=1024, description="Trainer image; the chart's when not set."
+        default=None,
+        min_length=1,
+        max_length=1024,
+        pattern=r"^\S+$",
+        description="Trainer image; the chart's when not set.",
     )
     image_pull_policy: ImagePullPolicy | None = Field(
         default=None, description="When the image is pulled; the chart's policy when not set."
@@ -72,27 +146,44 @@ class Compute(TrainerCompute):
         default=(), max_length=16, description="Names of Secrets with registry credentials."
     )
     resources: Resources = Field(default=Resources(), description="Requests and limits of each training pod.")
-    node_selector: dict[str, str] = Field(
-        default_factory=dict, max_length=64, description="Labels that a node must have."
+    node_selector: dict[str, LabelValue] = Field(
+        default_factory=dict, max_length=64, description="Labels that a node must have; preparing runs there too."
     )
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")
     env: tuple[EnvironmentVariable, ...] = Field(
-        default=(), max_length=128, description="Environment of every container of the job, for example NCCL settings."
+        default=(),
+        max_length=128,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="Environment of every container of the job, for example NCCL settings.",
     )
 
-    @model_validator(mode="after")
-    def _tokens_are_in_the_secret(self) -> Self:
-        for variable in self.env:
-            if variable.name in SECRET_NAMES:
-                raise ValueError(f"env: {variable.name} belongs into the Secret that secretName names")
-        return self
+    @field_validator("node_selector")
+    @classmethod
+    def _keys_are_label_keys(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key in labels:
+            if not re.fullmatch(LABEL_KEY_PATTERN, key):
+                raise ValueError(f"{key}: is no label key")
+        return labels
+
+    @field_validator("env")
+    @classmethod
+    def _names_are_the_users_own(cls, variables: tuple[EnvironmentVariable, ...]) -> tuple[EnvironmentVariable, ...]:
+        variable_names = [variable.name for variable in variables]
+        for name in variable_names:
+            if name in SECRET_NAMES:
+                raise ValueError(f"{name} is a token: put it into the Secret that secretName names")
+            if re.fullmatch(RESERVED_VARIABLE_PATTERN, name):
+                raise ValueError(f"{name} is set by the operator: FINETUNE_*, PET_* and {JOB_COMPLETION_INDEX} are")
+            if variable_names.count(name) > 1:
+                raise ValueError(f"{name}: each variable may be named once")
+        return variables
 
 
 class SharedStorage(SpecModel):
     """The shared filesystem: models, data, checkpoints and adapters. Every pod of the job mounts it."""
 
     claim_name: ObjectName | None = Field(default=None, description="An existing PersistentVolumeClaim.")
-    size: Quantity | None = Field(default=None, description="Size of a new claim.")
+    size: Size | None = Field(default=None, description="Size of a new claim, for example `2Ti`.")
     storage_class_name: ObjectName | None = Field(
         default=None, description="Storage class of a new claim; the cluster's default when not set."
     )
@@ -153,6 +244,13 @@ class FineTuneJobSpec(TrainerSpec):
         description="Secret of the job's namespace with the keys HF_TOKEN and WANDB_API_KEY, either of which may be "
         "missing. Its values reach the containers as environment variables and nothing else.",
     )
+
+    @model_validator(mode="after")
+    def _tracking_has_its_key(self) -> Self:
+        wandb = self.tracking.wandb
+        if wandb is not None and wandb.mode is WandbMode.ONLINE and self.secret_name is None:
+            raise ValueError("tracking.wandb needs secretName, a Secret with WANDB_API_KEY; or set its mode to offline")
+        return self
 
     def trainer_spec(self) -> TrainerSpec:
         """Return the part of the spec that the trainer reads."""

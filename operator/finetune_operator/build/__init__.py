@@ -7,3 +7,22 @@ A manifest carries the digest of its own content. An object that has the same di
 cannot be changed once it is made (its template is immutable), so a Job is made when it is missing and then left alone;
 so is a claim, which keeps what is on it.
 """
+
+from finetune_operator.build.config import build_config_map
+from finetune_operator.build.indexed_job import build_train_jobs
+from finetune_operator.build.manifest import Manifest
+from finetune_operator.build.prepare import build_prepare_job
+from finetune_operator.build.service import build_service
+from finetune_operator.build.storage import build_claims
+from finetune_operator.plan import Plan
+
+
+def build_all(plan: Plan, attempt: int) -> list[Manifest]:
+    """Return every manifest that a job needs until the end of an attempt, in the order in which they are made."""
+    return [
+        *build_claims(plan),
+        build_config_map(plan),
+        build_prepare_job(plan),
+        build_service(plan, attempt),
+        *build_train_jobs(plan, attempt),
+    ]

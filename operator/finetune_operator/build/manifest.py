@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
+
+import yaml
 
 from finetune_operator import names
 from finetune_operator.plan import Plan
@@ -28,6 +31,25 @@ def with_digest(manifest: Manifest) -> Manifest:
     annotations = {names.Annotation.MANIFEST_DIGEST.value: "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
     fields = manifest["metadata"]
     return manifest | {"metadata": fields | {"annotations": fields.get("annotations", {}) | annotations}}
+
+
+def manifests_text(manifests: Sequence[Manifest]) -> str:
+    """Return manifests as YAML documents; a text of several lines stands as it is written."""
+    return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, and no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _owner_reference(plan: Plan) -> Manifest:

@@ -45,13 +45,14 @@ def _stays_inside(path: str) -> str:
 
 SharedPath = Annotated[
     str,
-    AfterValidator(_stays_inside),
     Field(
         min_length=1,
         max_length=1024,
         pattern=r"^[^/]",
         description="Path on the shared filesystem, relative to its root.",
     ),
+    # NB: after the Field, or pydantic leaves the pattern out of the JSON schema.
+    AfterValidator(_stays_inside),
 ]
 
 

@@ -1,0 +1,151 @@
+"""What the API server checks and a schema cannot say, as CEL rules of the CRD.
+
+Each rule repeats a validator of the pydantic models, so that a wrong manifest is refused at `kubectl apply`; a table
+of wrong manifests is judged by both (tests/factories.py). The rest of the checks needs to know the cluster, and is
+told in the condition Accepted.
+
+NB: the API server estimates what a rule costs from the bounds of the fields it reads, so every string, list and map
+has one: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#resource-use-by-validation-functions
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from finetune_operator import names
+from finetune_operator.api.spec import (
+    LABEL_KEY_PATTERN,
+    RESERVED_VARIABLE_PATTERN,
+    RESOURCE_NAME_PATTERN,
+    Compute,
+    FineTuneJobSpec,
+    NetworkStorage,
+    Resources,
+    SharedStorage,
+    Toleration,
+)
+from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
+from finetune_trainer.contract.spec import Dataset, ModelSource
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A CEL expression that must be true, what is told when it is not, and the field that it is told about."""
+
+    expression: str
+    message: str
+    field_path: str | None = None
+
+    def manifest(self) -> dict[str, str]:
+        """Return the rule as an entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.expression, "message": self.message}
+        return entry | ({"fieldPath": self.field_path} if self.field_path else {})
+
+
+def _quoted(pattern: str) -> str:
+    """Return a regular expression as a raw CEL string."""
+    return f"r'{pattern}'"
+
+
+ONE_SOURCE = Rule("has(self.huggingFace) != has(self.path)", "set exactly one of huggingFace and path")
+PATH_STAYS_INSIDE = Rule(
+    r"!has(self.path) || !self.path.matches(r'(^|/)\.\.(/|$)')",
+    "a path on the shared filesystem may not contain '..'",
+    ".path",
+)
+STORAGE_RULES = (
+    Rule("has(self.claimName) != has(self.size)", "set exactly one of claimName and size"),
+    Rule(
+        "!has(self.claimName) || !has(self.storageClassName)",
+        "storageClassName is for a new claim; with claimName leave it out",
+    ),
+    Rule(
+        "!has(self.size) || quantity(string(self.size)).isGreaterThan(quantity('0'))",
+        "must be more than zero",
+        ".size",
+    ),
+)
+
+RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
+    ModelSource: (ONE_SOURCE, PATH_STAYS_INSIDE),
+    Dataset: (ONE_SOURCE, PATH_STAYS_INSIDE),
+    Toleration: (
+        Rule(
+            "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "with operator Exists leave value out",
+        ),
+        Rule(
+            "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+            "without a key set operator to Exists",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds is for effect NoExecute",
+        ),
+    ),
+    Resources: (
+        *(
+            Rule(
+                f"!has(self.{field}) || self.{field}.all(name, name.matches({_quoted(RESOURCE_NAME_PATTERN)}))",
+                "is no resource; write cpu, memory, ephemeral-storage, hugepages-<size> or <vendor>/<name>",
+                f".{field}",
+            )
+            for field in ("requests", "limits")
+        ),
+        Rule(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+            "!quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",
+            "each request must be at most its limit",
+        ),
+    ),
+    Compute: (
+        Rule(
+            "self.device != 'gpu' || !has(self.processesPerNode)",
+            "processesPerNode is for device cpu; with device gpu set gpusPerNode",
+        ),
+        Rule(
+            "self.device != 'cpu' || !has(self.gpusPerNode)",
+            "gpusPerNode is for device gpu; with device cpu set processesPerNode",
+        ),
+        Rule(
+            f"!has(self.nodeSelector) || self.nodeSelector.all(key, key.matches({_quoted(LABEL_KEY_PATTERN)}))",
+            "is no label key",
+            ".nodeSelector",
+        ),
+        Rule(
+            f"!has(self.env) || !self.env.exists(entry, entry.name in {list(SECRET_NAMES)})",
+            f"{' and '.join(SECRET_NAMES)} are tokens: put them into the Secret that secretName names",
+            ".env",
+        ),
+        Rule(
+            f"!has(self.env) || !self.env.exists(entry, entry.name.matches({_quoted(RESERVED_VARIABLE_PATTERN)}))",
+            f"FINETUNE_*, PET_* and {JOB_COMPLETION_INDEX} are set by the operator",
+            ".env",
+        ),
+    ),
+    SharedStorage: STORAGE_RULES,
+    NetworkStorage: STORAGE_RULES,
+    FineTuneJobSpec: (
+        Rule(
+            "!has(self.tracking) || !has(self.tracking.wandb) || self.tracking.wandb.mode != 'online' || "
+            "has(self.secretName)",
+            "tracking.wandb needs secretName, a Secret with WANDB_API_KEY; or set its mode to offline",
+        ),
+    ),
+}
+
+NAME_RULE = Rule(
+    f"self.metadata.name.size() <= {names.MAX_LABEL_CHARACTERS} && "
+    f"self.metadata.name.matches({_quoted(names.JOB_NAME_PATTERN)})",
+    f"a name has at most {names.MAX_LABEL_CHARACTERS} characters: lower-case letters, digits and '-'; it begins with a "
+    "letter and does not end with '-'",
+    ".metadata.name",
+)
+IMMUTABLE_RULE = Rule(
+    "self.spec == oldSelf.spec || !has(oldSelf.status) || !has(oldSelf.status.conditions) || "
+    "!oldSelf.status.conditions.exists(condition, condition.type == 'Accepted' && condition.status == 'True')",
+    "cannot be changed after the job was accepted; delete the job and apply it anew, or apply it under another name",
+    ".spec",
+)
+ROOT_RULES = (NAME_RULE, IMMUTABLE_RULE)
