@@ -4,9 +4,28 @@ from finetune_trainer.contract.termination import Reason
 
 
 class TrainerError(Exception):
-    """Something a person has to know about, and mostly can mend; it becomes the container's termination message."""
+    """Something a person has to know about, and mostly can mend; it becomes the container's termination message.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    Args:
+        reason: why the container ends.
+        message: what happened, where, and what to do.
+        rank: process of the gang that it happened in, when it was one.
+        step: steps that were done before, when it was in the training.
+        checkpoint: name of the newest checkpoint, when there is one.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        rank: int | None = None,
+        step: int | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.rank = rank
+        self.step = step
+        self.checkpoint = checkpoint

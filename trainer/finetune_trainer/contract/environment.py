@@ -26,3 +26,6 @@ WANDB_API_KEY = "WANDB_API_KEY"
 SECRET_NAMES = (HUGGING_FACE_TOKEN, WANDB_API_KEY)
 
 RENDEZVOUS_PORT = 29500
+
+# Where several jobs share one machine, each needs a port of its own for its exporter; `series.METRICS_PORT` when unset.
+METRICS_PORT = "FINETUNE_METRICS_PORT"

@@ -1,0 +1,334 @@
+"""Starts the processes of one node, waits for them, and says why the first one failed.
+
+One elastic agent a node, as torchrun starts one, but with retries off: the operator owns those. What a process dies
+of is in its exception, and torchrun passes on an exit code only, so each process writes its error to a file.
+"""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from finetune_trainer.contract import environment as names
+from finetune_trainer.contract import series
+from finetune_trainer.contract.job import TrainerJob
+from finetune_trainer.contract.paths import JobPaths
+from finetune_trainer.contract.spec import Device
+from finetune_trainer.contract.termination import Reason, TrainedReport
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.processors import num_available_cpus
+from finetune_trainer.recipe import Place
+from finetune_trainer.recipe import train as run_recipe
+
+# Pods of a gang start when their nodes have pulled the image, so one may be minutes ahead of another.
+RENDEZVOUS_TIMEOUT_SECONDS = 900
+RESOLVE_INTERVAL_SECONDS = 2.0
+# Longer than any step or checkpoint; a process that waits for so long waits for one that is gone.
+COLLECTIVE_TIMEOUT = timedelta(minutes=20)
+MONITOR_INTERVAL_SECONDS = 0.5
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Gang:
+    """All processes of a job, and which node of it this is."""
+
+    num_nodes: int
+    processes_per_node: int
+    node_rank: int
+    master_address: str
+    master_port: int
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the agent tells its processes besides the job."""
+
+    failures: Path
+    num_threads: int
+    metrics_port: int
+
+
+def train(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> TrainedReport:
+    """Train a prepared job on this node's processes, together with those of the other nodes.
+
+    Args:
+        job: what to train.
+        paths: where its files are.
+        environment: of the pod; without the PET_* names the gang is this machine alone.
+
+    Raises:
+        TrainerError: with the reason and the rank of the process that failed first on this node.
+    """
+    gang = read_gang(job, environment)
+    require_devices(job, gang)
+    set_cache_directories(Path(tempfile.gettempdir()))
+    wait_until_resolved(gang.master_address, RENDEZVOUS_TIMEOUT_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="finetune-failures-") as failures:
+        settings = Settings(
+            failures=Path(failures),
+            num_threads=max(1, num_available_cpus() // gang.processes_per_node),
+            metrics_port=int(environment.get(names.METRICS_PORT, series.METRICS_PORT)),
+        )
+        try:
+            reports = elastic_launch(launch_config(gang), run_process)(job, paths, gang, settings)
+        except ChildFailedError as error:
+            raise first_failure(Path(failures), error) from error
+        except SignalException as error:
+            raise TrainerError(Reason.TERMINATED, f"stopped by {signal.Signals(error.sigval).name}") from error
+        except dist.DistError as error:
+            raise TrainerError(
+                Reason.COLLECTIVE_FAILED,
+                f"node {gang.node_rank} of {gang.num_nodes}: node 0 at {gang.master_address}:{gang.master_port} did "
+                f"not answer within {RENDEZVOUS_TIMEOUT_SECONDS} s: {error}. Check that all pods run, and that no "
+                "network policy keeps them apart",
+            ) from error
+    report: TrainedReport = next(iter(reports.values()))
+    return report
+
+
+def read_gang(job: TrainerJob, environment: Mapping[str, str]) -> Gang:
+    """Read this node's place from the environment; with no PET_MASTER_ADDR it is a laptop, and all of the job.
+
+    Raises:
+        TrainerError: INVALID_SPEC when a laptop is to be several nodes, or the environment contradicts the job.
+    """
+    compute = job.spec.compute
+    run_id = f"{job.namespace}.{job.name}.{job.uid}.{environment.get(names.ATTEMPT, '1')}"
+    address = environment.get(names.MASTER_ADDRESS)
+    if address is None:
+        if compute.nodes > 1:
+            raise TrainerError(
+                Reason.INVALID_SPEC,
+                f"compute.nodes is {compute.nodes}, but {names.MASTER_ADDRESS} is not set, so this is one machine. Set "
+                "compute.nodes: 1, or run the job on a cluster",
+            )
+        return Gang(1, compute.num_processes_per_node, 0, LOOPBACK, _free_port(), run_id)
+    num_nodes = int(environment.get(names.NUM_NODES, compute.nodes))
+    processes = int(environment.get(names.PROCESSES_PER_NODE, compute.num_processes_per_node))
+    if (num_nodes, processes) != (compute.nodes, compute.num_processes_per_node):
+        raise TrainerError(
+            Reason.INVALID_SPEC,
+            f"the job asks for {compute.nodes} nodes with {compute.num_processes_per_node} processes, the environment "
+            f"({names.NUM_NODES}, {names.PROCESSES_PER_NODE}) for {num_nodes} with {processes}",
+        )
+    port = int(environment.get(names.MASTER_PORT, names.RENDEZVOUS_PORT))
+    return Gang(num_nodes, processes, node_rank(environment), address, port, run_id)
+
+
+def node_rank(environment: Mapping[str, str]) -> int:
+    """Return this node's rank: given outright, or as the pod's index after the first rank of its role."""
+    if names.NODE_RANK in environment:
+        return int(environment[names.NODE_RANK])
+    return int(environment.get(names.FIRST_NODE_RANK, "0")) + int(environment.get(names.JOB_COMPLETION_INDEX, "0"))
+
+
+def require_devices(job: TrainerJob, gang: Gang) -> None:
+    """Refuse to train on a CPU what was meant for GPUs.
+
+    Raises:
+        TrainerError: DEVICE_UNAVAILABLE.
+    """
+    if job.spec.compute.device is Device.CPU:
+        return
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_gpus < gang.processes_per_node:
+        raise TrainerError(
+            Reason.DEVICE_UNAVAILABLE,
+            f"compute.device is gpu and {gang.processes_per_node} GPUs a node are asked for, but CUDA finds {num_gpus} "
+            "here. Check that the node has a driver and the NVIDIA device plugin, and that the image's CUDA is not "
+            "newer than the driver; or set compute.device: cpu",
+        )
+
+
+def set_cache_directories(temporary: Path) -> None:
+    """Send the caches of compilers to a directory that can be written.
+
+    The root filesystem is read-only, and user 65532 has neither a home nor an entry in passwd.
+    NB: torch names its cache after the user, and fails where the user has no name
+    (https://github.com/pytorch/pytorch/blob/main/torch/_inductor/runtime/cache_dir_utils.py).
+    """
+    for name, directory in {
+        "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+        "TRITON_CACHE_DIR": "triton",
+        "WANDB_CACHE_DIR": "wandb-cache",
+        "WANDB_CONFIG_DIR": "wandb-config",
+        "WANDB_DATA_DIR": "wandb-data",
+    }.items():
+        os.environ.setdefault(name, str(temporary / directory))
+
+
+def wait_until_resolved(
+    host: str,
+    timeout_seconds: float,
+    resolve: Callable[[str], object] = socket.gethostbyname,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until DNS knows a host.
+
+    The name of node 0 appears when its pod has an address. Who asks before is told that it does not exist, and name
+    servers remember that for some seconds, so this asks patiently.
+
+    Raises:
+        TrainerError: COLLECTIVE_FAILED when the time is over.
+    """
+    started = clock()
+    has_told = False
+    while True:
+        try:
+            resolve(host)
+        except OSError as error:
+            if clock() - started > timeout_seconds:
+                raise TrainerError(
+                    Reason.COLLECTIVE_FAILED,
+                    f"node 0 is not found: the name {host} did not resolve within {timeout_seconds:.0f} s ({error}). "
+                    "Check that its pod is scheduled, and the cluster's DNS",
+                ) from error
+            if not has_told:
+                print(f"waiting for node 0: {host} does not resolve yet", flush=True)
+                has_told = True
+            sleep(RESOLVE_INTERVAL_SECONDS)
+        else:
+            return
+
+
+def launch_config(gang: Gang) -> LaunchConfig:
+    """Return the agent's configuration, as torchrun makes it for a static rendezvous."""
+    return LaunchConfig(
+        min_nodes=gang.num_nodes,
+        max_nodes=gang.num_nodes,
+        nproc_per_node=gang.processes_per_node,
+        run_id=gang.run_id,
+        role="trainer",
+        rdzv_endpoint=f"{gang.master_address}:{gang.master_port}",
+        rdzv_backend="static",
+        rdzv_configs={"rank": gang.node_rank, "timeout": RENDEZVOUS_TIMEOUT_SECONDS},
+        max_restarts=0,
+        monitor_interval=MONITOR_INTERVAL_SECONDS,
+        start_method="spawn",
+        local_addr=LOOPBACK if gang.num_nodes == 1 else None,
+    )
+
+
+def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings) -> TrainedReport:
+    """Train in one process of the gang, started by the agent; an error is left in a file for the agent."""
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    try:
+        torch.set_num_threads(settings.num_threads)
+        is_gpu = job.spec.compute.device is Device.GPU
+        device = torch.device("cuda", local_rank) if is_gpu else torch.device("cpu")
+        if is_gpu:
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if is_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, device_id=device if is_gpu else None
+        )
+        place = Place(rank, local_rank, dist.get_world_size(), gang.processes_per_node, device)
+        report = run_recipe(job, paths, place, settings.metrics_port)
+        dist.destroy_process_group()
+    except Exception as error:
+        failure = explain(error, job)
+        write_failure(settings.failures, rank, failure)
+        traceback.print_exc()
+        raise
+    return report
+
+
+def explain(error: Exception, job: TrainerJob) -> TrainerError:
+    """Find the reason of an error, and what to do about it."""
+    if isinstance(error, TrainerError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainerError(Reason.OUT_OF_GPU_MEMORY, f"{_first_line(error)}. {_memory_advice(job)}")
+    # NB: gloo raises plain RuntimeErrors that only their text tells apart.
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower()):
+        return TrainerError(
+            Reason.COLLECTIVE_FAILED,
+            f"another process was lost, or the network between them: {_first_line(error)}. The pod that ended first "
+            "says more",
+        )
+    return TrainerError(Reason.ERROR, f"{type(error).__name__}: {error}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
+def _memory_advice(job: TrainerJob) -> str:
+    training = job.spec.training
+    advice = []
+    if not training.activation_checkpointing:
+        advice.append("set training.activationCheckpointing: true")
+    if training.batch_size > 1:
+        advice.append(f"halve training.batchSize (now {training.batch_size}) and double training.gradientAccumulation")
+    advice.append(f"lower training.maxSequenceLength (now {training.max_sequence_length})")
+    advice.append("shard over more GPUs with compute.sharding: full")
+    return "To need less memory: " + ", or ".join(advice)
+
+
+def write_failure(directory: Path, rank: int, error: TrainerError) -> None:
+    """Leave an error for the agent; renamed when it is complete, as the agent may be reading."""
+    document = {
+        "reason": error.reason,
+        "message": error.message,
+        "rank": rank,
+        "step": error.step,
+        "checkpoint": error.checkpoint,
+        "time": time.time(),
+    }
+    partial = directory / f".rank-{rank}.partial"
+    partial.write_text(json.dumps(document), encoding="utf-8")
+    partial.replace(directory / f"rank-{rank}.json")
+
+
+def first_failure(directory: Path, error: ChildFailedError) -> TrainerError:
+    """Return the error that came first: others mostly follow from it.
+
+    A process that wrote no file was killed; that explains a lost connection elsewhere, so it comes before those.
+    """
+    written = sorted(
+        (json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank-*.json")),
+        key=lambda document: float(document["time"]),
+    )
+    causes = [document for document in written if document["reason"] != Reason.COLLECTIVE_FAILED]
+    silent = {
+        rank: failure for rank, failure in error.failures.items() if not (directory / f"rank-{rank}.json").exists()
+    }
+    killed = {rank: failure for rank, failure in silent.items() if failure.exitcode != -signal.SIGTERM}
+    if causes or not killed:
+        document = (causes or written)[0]
+        return TrainerError(
+            Reason(document["reason"]),
+            document["message"],
+            rank=document["rank"],
+            step=document["step"],
+            checkpoint=document["checkpoint"],
+        )
+    rank, failure = next(iter(killed.items()))
+    what = f"exited with code {failure.exitcode}"
+    if failure.exitcode < 0:
+        what = f"was killed by {signal.Signals(-failure.exitcode).name}"
+    if failure.exitcode == -signal.SIGKILL:
+        what += ", mostly because the pod ran out of memory: raise compute.resources.memory"
+    return TrainerError(Reason.ERROR, f"process {rank} {what}", rank=rank)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

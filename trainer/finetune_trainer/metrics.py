@@ -1,0 +1,161 @@
+"""The exporter: what Prometheus and the operator see of a training.
+
+One HTTP server a node, in the process of local rank 0. Values of the training are set by the loop when it has them
+anyway, those of the node are read when they are scraped, so a scrape never waits for a GPU, nor a GPU for a scrape.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pynvml
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from finetune_trainer.contract import series
+
+# From the steps of a tiny model on a CPU to those of a large one with a long accumulation.
+STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
+CHECKPOINT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+NETWORK_STATISTICS = Path("/proc/net/dev")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step, as it is logged and exported."""
+
+    step: int  # steps done, this one included
+    epoch: float  # epochs done, this step included
+    loss: float  # mean over the targets of the global batch, before the update
+    learning_rate: float
+    gradient_norm: float  # before clipping
+    tokens: int  # of all processes in this step
+    tokens_per_second: float
+    seconds: float
+    data_wait_seconds: float  # of rank 0
+    timestamp_seconds: float  # since 1970
+
+
+class TrainingMetrics:
+    """The series of global rank 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, documentation: str) -> Gauge:
+            return Gauge(name, documentation, registry=registry)
+
+        def counter(name: str, documentation: str) -> Counter:
+            return Counter(name, documentation, registry=registry)
+
+        self._loss = gauge(series.LOSS, "Mean loss of the last global batch.")
+        self._learning_rate = gauge(series.LEARNING_RATE, "Learning rate of the last step.")
+        self._gradient_norm = gauge(series.GRADIENT_NORM, "Norm of the last gradient, before clipping.")
+        self._step = gauge(series.STEP, "Optimizer steps done.")
+        self._steps_total = gauge(series.STEPS_TOTAL, "Optimizer steps of the whole run.")
+        self._epoch = gauge(series.EPOCH, "Passes over the data done.")
+        self._tokens = counter(series.TOKENS_TOTAL, "Tokens computed by all processes since this attempt started.")
+        self._tokens_per_second = gauge(series.TOKENS_PER_SECOND, "Tokens a second of the last step, all processes.")
+        self._timestamp = gauge(series.LAST_STEP_TIMESTAMP_SECONDS, "Unix time at which the last step ended.")
+        self._data_wait = counter(series.DATA_WAIT_SECONDS_TOTAL, "Time that rank 0 waited for data.")
+        self._step_seconds = Histogram(
+            series.STEP_DURATION_SECONDS, "Duration of an optimizer step.", buckets=STEP_SECONDS, registry=registry
+        )
+        self._checkpoint_seconds = Histogram(
+            series.CHECKPOINT_DURATION_SECONDS,
+            "Time that the training stood still for a checkpoint.",
+            buckets=CHECKPOINT_SECONDS,
+            registry=registry,
+        )
+        self._checkpoint_step = gauge(series.CHECKPOINT_LAST_STEP, "Step of the newest checkpoint.")
+
+    def start(self, step: int, steps_total: int) -> None:
+        """Tell where the run starts: at 0, or at the step it was resumed from."""
+        self._step.set(step)
+        self._steps_total.set(steps_total)
+        self._checkpoint_step.set(step)
+
+    def record_step(self, record: StepRecord) -> None:
+        """Export a step."""
+        self._loss.set(record.loss)
+        self._learning_rate.set(record.learning_rate)
+        self._gradient_norm.set(record.gradient_norm)
+        self._epoch.set(record.epoch)
+        self._tokens.inc(record.tokens)
+        self._tokens_per_second.set(record.tokens_per_second)
+        self._data_wait.inc(record.data_wait_seconds)
+        self._step_seconds.observe(record.seconds)
+        self._timestamp.set(record.timestamp_seconds)
+        self._step.set(record.step)
+
+    def record_checkpoint(self, step: int, seconds: float) -> None:
+        """Export that a checkpoint was written."""
+        self._checkpoint_step.set(step)
+        self._checkpoint_seconds.observe(seconds)
+
+
+class NodeCollector(Collector):
+    """The series of a node: its network interfaces and its GPUs, read when they are scraped.
+
+    Args:
+        with_gpus: read utilisation and memory through NVML.
+        peak_memory_bytes: returns the peak of this process' GPU memory, by GPU number.
+    """
+
+    def __init__(self, with_gpus: bool, peak_memory_bytes: Callable[[], dict[int, int]]) -> None:
+        self._with_gpus = with_gpus
+        self._peak_memory_bytes = peak_memory_bytes
+        if with_gpus:
+            pynvml.nvmlInit()
+
+    def collect(self) -> Iterable[Metric]:
+        """Read everything once."""
+        yield from _network_series(NETWORK_STATISTICS.read_text(encoding="ascii"))
+        if self._with_gpus:
+            yield from _gpu_series(self._peak_memory_bytes())
+
+
+def serve(registry: CollectorRegistry, port: int) -> None:
+    """Serve a registry on all addresses, in a thread that ends with the process. Raises OSError (port in use)."""
+    start_http_server(port, registry=registry)
+
+
+def unix_time_seconds() -> float:
+    """Return the time, as it is exported."""
+    return time.time()
+
+
+def _network_series(statistics: str) -> Iterator[Metric]:
+    """Parse /proc/net/dev (https://man7.org/linux/man-pages/man5/proc_pid_net.5.html)."""
+    received = CounterMetricFamily(
+        series.NETWORK_RECEIVE_BYTES_TOTAL, "Bytes received by a network interface.", labels=["device"]
+    )
+    transmitted = CounterMetricFamily(
+        series.NETWORK_TRANSMIT_BYTES_TOTAL, "Bytes sent by a network interface.", labels=["device"]
+    )
+    for line in statistics.splitlines()[2:]:
+        device, _, columns = line.partition(":")
+        fields = columns.split()
+        received.add_metric([device.strip()], float(fields[0]))
+        transmitted.add_metric([device.strip()], float(fields[8]))
+    yield received
+    yield transmitted
+
+
+def _gpu_series(peak_memory_bytes: dict[int, int]) -> Iterator[Metric]:
+    utilization = GaugeMetricFamily(
+        series.GPU_UTILIZATION_RATIO, "Share of time in which a kernel ran, as NVML samples it.", labels=["gpu"]
+    )
+    used = GaugeMetricFamily(series.GPU_MEMORY_USED_BYTES, "Memory in use on the GPU.", labels=["gpu"])
+    peak = GaugeMetricFamily(
+        series.GPU_MEMORY_PEAK_BYTES, "Most memory that tensors of local rank 0 took at once.", labels=["gpu"]
+    )
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        utilization.add_metric([str(index)], pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
+        used.add_metric([str(index)], pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+    for index, size in peak_memory_bytes.items():
+        peak.add_metric([str(index)], size)
+    yield utilization
+    yield used
+    yield peak

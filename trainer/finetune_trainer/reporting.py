@@ -1,0 +1,92 @@
+"""What a run tells while it goes on, and to whom: people, Prometheus, Weights & Biases.
+
+Global rank 0 speaks for all; every other process has a reporter that says nothing, so the recipe need not ask who it
+is.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.contract.termination import TrainedReport
+from finetune_trainer.metrics import StepRecord, TrainingMetrics
+from finetune_trainer.runlog import RunLog, describe_step
+from finetune_trainer.tracking import WandbTracker
+
+
+class Reporter:
+    """Tells nobody: the reporter of every process but global rank 0."""
+
+    def say(self, line: str) -> None:
+        """Tell people something."""
+
+    def record_step(self, record: StepRecord) -> None:
+        """Tell that a step was done."""
+
+    def record_checkpoint(self, step: int, directory: Path, seconds: float) -> None:
+        """Tell that a checkpoint was written."""
+
+    def finish(self, report: TrainedReport) -> None:
+        """Tell how the run ended."""
+
+
+class RankZeroReporter(Reporter):
+    """Tells everybody.
+
+    Args:
+        log: the log files.
+        metrics: the series of the exporter.
+        tracker: Weights & Biases, where the job asks for it.
+        resumed_step: step that the run goes on from, or 0.
+        steps_total: steps of the whole run.
+        log_every_steps: steps between two lines for people.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        metrics: TrainingMetrics,
+        tracker: WandbTracker | None,
+        resumed_step: int,
+        steps_total: int,
+        log_every_steps: int,
+    ) -> None:
+        self._log = log
+        self._metrics = metrics
+        self._tracker = tracker
+        self._resumed_step = resumed_step
+        self._steps_total = steps_total
+        self._log_every_steps = log_every_steps
+        self._seconds = 0.0
+        metrics.start(resumed_step, steps_total)
+
+    def say(self, line: str) -> None:
+        """Tell people something."""
+        self._log.say(line)
+
+    def record_step(self, record: StepRecord) -> None:
+        """Tell that a step was done; people hear of the first, the last, and each so many."""
+        self._metrics.record_step(record)
+        self._log.record_step(record)
+        if self._tracker is not None:
+            self._tracker.record_step(record)
+        self._seconds += record.seconds
+        is_due = record.step % self._log_every_steps == 0
+        if is_due or record.step in (self._resumed_step + 1, self._steps_total):
+            seconds_a_step = self._seconds / (record.step - self._resumed_step)
+            self.say(describe_step(record, self._steps_total, seconds_a_step))
+
+    def record_checkpoint(self, step: int, directory: Path, seconds: float) -> None:
+        """Tell that a checkpoint was written."""
+        self._metrics.record_checkpoint(step, seconds)
+        self.say(f"checkpoint of step {step} written to {directory} in {seconds:.1f} s")
+
+    def finish(self, report: TrainedReport) -> None:
+        """Tell how the run ended."""
+        summary: Mapping[str, Any] = report.model_dump(by_alias=True)
+        if self._tracker is not None:
+            self._tracker.finish(summary)
+        self.say(
+            f"trained {report.steps} steps: loss {report.first_loss:.4f} -> {report.final_loss:.4f}, "
+            f"{report.tokens} tokens, {report.tokens_per_second:.0f} tokens/s; adapter in {report.adapter_path}"
+        )

@@ -1,0 +1,77 @@
+"""The two log files of a run: training.log for people, metrics.jsonl for programs."""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from finetune_trainer.checkpoint import storage_errors
+from finetune_trainer.metrics import StepRecord
+
+TRAINING_LOG = "training.log"
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """The two log files of a run, kept open by global rank 0 alone; lines go to standard output as well.
+
+    Args:
+        directory: where the files are; made when it is not there.
+        resumed_step: step that the run goes on from, or 0. Lines of metrics.jsonl after it belong to steps that are
+            done again, and are dropped.
+
+    Raises:
+        TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE, here and when writing.
+    """
+
+    def __init__(self, directory: Path, resumed_step: int) -> None:
+        self._directory = directory
+        with storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            _keep_steps(directory / METRICS_FILE, resumed_step)
+            self._lines = (directory / TRAINING_LOG).open("a", encoding="utf-8")
+            self._records = (directory / METRICS_FILE).open("a", encoding="utf-8")
+
+    def say(self, line: str) -> None:
+        """Write a line with the time to training.log, and without it to standard output."""
+        print(line, file=sys.stdout, flush=True)
+        with storage_errors(self._directory):
+            self._lines.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+            self._lines.flush()
+
+    def record_step(self, record: StepRecord) -> None:
+        """Write a step to metrics.jsonl."""
+        with storage_errors(self._directory):
+            self._records.write(json.dumps(asdict(record)) + "\n")
+            self._records.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._records.close()
+
+
+def describe_step(record: StepRecord, steps_total: int, seconds_a_step: float) -> str:
+    """Return a step as a line for people."""
+    left = timedelta(seconds=round((steps_total - record.step) * seconds_a_step))
+    return (
+        f"step {record.step}/{steps_total}  loss {record.loss:.4f}  lr {record.learning_rate:.1e}  "
+        f"grad norm {record.gradient_norm:.2f}  {record.tokens_per_second:.0f} tokens/s  eta {left}"
+    )
+
+
+def _keep_steps(path: Path, last_step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        # A process that was killed while it wrote leaves half a line, the last.
+        if line.endswith("\n") and json.loads(line)["step"] <= last_step:
+            kept.append(line)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,122 @@
+"""How the base model is spread over the processes, and how their gradients become one.
+
+The frozen base model is what is large, so only it is sharded, with FSDP2
+(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). The adapter is about a hundredth of it: every
+process keeps all of it, whatever the sharding. So gradients are summed the same way everywhere, once a global batch,
+and a checkpoint does not depend on how many processes wrote it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from finetune_trainer.contract.spec import Sharding
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.errors import TrainerError
+
+
+def make_mesh(sharding: Sharding, device_type: str, num_nodes: int, processes_per_node: int) -> DeviceMesh | None:
+    """Return the processes that hold a shard of the model, or None where each process holds all of it.
+
+    `full` is one dimension over all processes. `hybrid` has two: the model is replicated across nodes and sharded
+    within a node, so that weights are only gathered over the fast links.
+    """
+    match sharding:
+        case Sharding.REPLICATE:
+            return None
+        case Sharding.FULL:
+            return init_device_mesh(device_type, (num_nodes * processes_per_node,), mesh_dim_names=("shard",))
+        case Sharding.HYBRID:
+            names = ("replicate", "shard")
+            return init_device_mesh(device_type, (num_nodes, processes_per_node), mesh_dim_names=names)
+        case Sharding.AUTO:
+            raise ValueError("sharding auto is resolved by prepare")
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh | None) -> None:
+    """Shard the frozen parameters of a model on the meta device, a layer at a time; the adapter stays whole."""
+    if mesh is None:
+        return
+    adapter = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    for layer in model.get_submodule("layers").children():
+        fully_shard(layer, mesh=mesh, ignored_params=adapter)
+    fully_shard(model, mesh=mesh, ignored_params=adapter)
+
+
+@torch.no_grad()
+def fill_model(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], device: torch.device) -> None:
+    """Give a model on the meta device memory on `device`, and copy each weight, or this process' shard of it, there.
+
+    Only one whole weight is in memory at a time. Each process reads the files itself: those of a node share the page
+    cache, and nothing is sent. The adapter's values are left to `lora.initialise_adapters`.
+
+    Raises:
+        TrainerError: MODEL_UNSUPPORTED when weights are missing, have another shape, or belong nowhere.
+    """
+    model.to_empty(device=device)
+    missing = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    for name, weight in weights:
+        parameter = missing.pop(name, None)
+        if parameter is None or parameter.shape != weight.shape:
+            expected = "no such weight" if parameter is None else f"{list(parameter.shape)}"
+            raise TrainerError(
+                Reason.MODEL_UNSUPPORTED,
+                f"weight {name} has shape {list(weight.shape)}, but the model of config.json has {expected}",
+            )
+        _copy_into(parameter, weight)
+    if missing:
+        raise TrainerError(
+            Reason.MODEL_UNSUPPORTED,
+            f"{len(missing)} weights of the model of config.json are in no safetensors file, {min(missing)} for one",
+        )
+
+
+def _copy_into(parameter: nn.Parameter, weight: torch.Tensor) -> None:
+    if isinstance(parameter, DTensor):
+        # src_data_rank=None: each process cuts its shard out of the tensor it has read, nothing is sent.
+        shard = distribute_tensor(weight, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(shard.to_local())
+    else:
+        parameter.copy_(weight)
+
+
+class AdapterGradients:
+    """The gradients of the adapter in one buffer: one reduction, one norm, one fill with zeros a step.
+
+    Args:
+        parameters: of the adapter; their `grad` becomes a view of the buffer, in which backward passes add up.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        first = self._parameters[0]
+        size = sum(parameter.numel() for parameter in self._parameters)
+        self._buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
+        for parameter, view in zip(self._parameters, self._views(), strict=True):
+            parameter.grad = view
+
+    def _views(self) -> Iterator[torch.Tensor]:
+        start = 0
+        for parameter in self._parameters:
+            yield self._buffer[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+
+    def zero(self) -> None:
+        """Forget the gradients of the last step."""
+        self._buffer.zero_()
+
+    def sum_over_processes(self) -> None:
+        """Add up the gradients of all processes; every process then has the same."""
+        dist.all_reduce(self._buffer)
+
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """Scale the gradients down to `max_norm` where they are longer, and return the norm they had, a scalar."""
+        norm = torch.linalg.vector_norm(self._buffer)
+        # As torch.nn.utils.clip_grad_norm_: no branch, so the GPU is not waited for.
+        self._buffer.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
