@@ -64,8 +64,10 @@ def _install_manifest(helm: Path) -> str:
         "# GENERATED from helm/finetune-operator by `make generate`: for clusters where helm is not used.\n"
         f"#   kubectl create namespace {NAMESPACE} && kubectl apply --server-side -f install.yaml\n"
     )
+    # NB: helm built from its Go module takes 1.20 for the cluster's version, and the chart refuses that.
     return heading + _output(
-        str(helm), "template", "finetune-operator", str(CHART), "--namespace", NAMESPACE, "--include-crds"
+        *(str(helm), "template", "finetune-operator", str(CHART)),
+        *("--namespace", NAMESPACE, "--include-crds", "--kube-version", "1.34"),
     )
 
 
