@@ -18,3 +18,30 @@ class InvalidSettings(Exception):  # noqa: N818
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+class ApiError(Exception):
+    """A request that the API server did not grant; the message says which, why, and what to do where that is known."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status, or None when no answer came."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the same request will be refused again: a quota, a policy, a missing permission, a bad value."""
+        return self.status in {400, 403, 422}
+
+
+class ForeignObject(Exception):  # noqa: N818
+    """An object that a job needs is there and belongs to somebody else; it was not touched."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name} belongs to somebody else")
+        self.kind = kind
+        self.name = name
+
+
+class DefinitionMissing(Exception):  # noqa: N818
+    """The cluster does not know FineTuneJobs: their CustomResourceDefinition is not installed."""

@@ -132,14 +132,40 @@ def _fitted(job_name: str, suffix: str, max_characters: int) -> str:
 
 
 class ConditionReason(StrEnum):
-    """Reasons of conditions that the operator finds itself; those of containers are `contract.termination.Reason`."""
+    """Reasons of conditions, and of the Events that tell of them, that the operator finds itself.
 
+    Those with which a container ends are `contract.termination.Reason`.
+    """
+
+    # Where a job stands.
     ACCEPTED = "Accepted"
+    PREPARING = "Preparing"
+    PREPARED = "Prepared"
+    NOT_PREPARED = "NotPrepared"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    # What keeps it from going on; it waits.
     INVALID_SPEC = "InvalidSpec"
-
-
-class EventReason(StrEnum):
-    """Reasons of Events."""
-
-    ACCEPTED = "Accepted"
-    INVALID_SPEC = "InvalidSpec"
+    CLAIM_MISSING = "ClaimMissing"
+    CLAIM_PENDING = "ClaimPending"
+    STORAGE_CLASS_MISSING = "StorageClassMissing"
+    NAME_TAKEN = "NameTaken"
+    REFUSED = "Refused"
+    PODS_REFUSED = "PodsRefused"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+    # What ended it from outside of its containers.
+    OOM_KILLED = "OOMKilled"
+    EVICTED = "Evicted"
+    PREEMPTED = "Preempted"
+    NODE_LOST = "NodeLost"
+    POD_REJECTED = "PodRejected"
+    POD_DELETED = "PodDeleted"
+    KILLED = "Killed"
+    JOB_FAILED = "JobFailed"
+    TRAIN_JOB_DELETED = "TrainJobDeleted"
+    REPORT_MISSING = "ReportMissing"

@@ -1,0 +1,204 @@
+"""The real cause of trouble, read from what Kubernetes says of a pod, a Job or a claim.
+
+Pure: raw objects in, a reason and a sentence out. The words of the scheduler, the kubelet and the controllers are kept,
+because they are what a search engine and an administrator know.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_operator.names import ConditionReason
+from finetune_trainer.contract.termination import Reason, TerminationMessage, read_termination
+
+Body = Mapping[str, Any]
+
+# https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+_DISRUPTIONS = {
+    "PreemptionByScheduler": (ConditionReason.PREEMPTED, "was preempted by a pod of higher priority"),
+    "DeletionByTaintManager": (ConditionReason.NODE_LOST, "was removed because its node is not reachable or tainted"),
+    "DeletionByPodGC": (ConditionReason.NODE_LOST, "was removed because its node is gone"),
+    "EvictionByEvictionAPI": (ConditionReason.EVICTED, "was evicted, as when a node is drained"),
+    "TerminationByKubelet": (ConditionReason.EVICTED, "was evicted by its node"),
+}
+_IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_CONTAINER_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_LOG_TAIL_CHARACTERS = 600
+_SIGNAL_BASE = 128  # exit code of a process that a signal killed: this plus the signal's number
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why something waits or failed: a word, and sentences that end with what to do."""
+
+    reason: str
+    message: str
+
+
+def why_pod_waits(pod: Body, warnings: Sequence[Body]) -> Trouble | None:
+    """Return what keeps a pod from running, or None when nothing does.
+
+    Args:
+        pod: the pod.
+        warnings: Events of type Warning about it, as far as they were asked for.
+    """
+    name = pod["metadata"]["name"]
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled is not None and scheduled.get("status") == "False":
+        words = scheduled.get("message") or "the scheduler gave no reason"
+        return Trouble(
+            ConditionReason.UNSCHEDULABLE,
+            f"Pod {name} finds no node: {words} It starts as soon as a node has room; to ask for less, delete the job "
+            "and apply it with a smaller spec.compute.",
+        )
+    waiting = _container_state(pod, "waiting")
+    if waiting is None:
+        return None
+    reason, words = waiting.get("reason", ""), waiting.get("message") or waiting.get("reason", "")
+    if reason in _IMAGE_REASONS:
+        return Trouble(
+            ConditionReason.IMAGE_PULL_FAILED,
+            f"Pod {name} cannot pull its image: {words} Check the image's name and spec.compute.imagePullSecrets; the "
+            "node tries again by itself.",
+        )
+    if reason in _CONTAINER_REASONS:
+        return Trouble(
+            ConditionReason.CONTAINER_NOT_CREATED,
+            f"Pod {name} cannot start its container ({reason}): {words}. The node tries again by itself once this is "
+            "mended.",
+        )
+    if mount := _newest(event for event in warnings if event.get("reason") in {"FailedMount", "FailedAttachVolume"}):
+        return Trouble(
+            ConditionReason.VOLUME_NOT_MOUNTED,
+            f"Pod {name} waits for a volume: {mount.get('message', '').strip()} The node tries again by itself.",
+        )
+    return None
+
+
+def why_pod_failed(pod: Body) -> Trouble | None:
+    """Return why a pod failed, or is being taken away, or None when neither is so."""
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    disruption = _condition(pod, "DisruptionTarget")
+    if disruption is not None and disruption.get("status") == "True":
+        reason, words = _DISRUPTIONS.get(disruption.get("reason", ""), (ConditionReason.EVICTED, "was disrupted"))
+        return Trouble(reason, _sentence(f"Pod {name} {words}", disruption.get("message")))
+    if status.get("phase") != "Failed":
+        return None
+    if status.get("reason") == "Evicted":
+        return Trouble(ConditionReason.EVICTED, _sentence(f"Pod {name} was evicted by its node", status.get("message")))
+    terminated = _container_state(pod, "terminated")
+    if terminated is None:
+        words = status.get("message") or status.get("reason") or "no reason was given"
+        return Trouble(ConditionReason.POD_REJECTED, f"Pod {name} did not start on its node: {words}")
+    return _why_container_failed(name, terminated)
+
+
+def why_job_failed(job: Body) -> Trouble:
+    """Return what a failed Job says of itself, for when no pod of it is there to ask."""
+    name = job["metadata"]["name"]
+    failed = _condition(job, "Failed") or _condition(job, "FailureTarget") or {}
+    words = failed.get("message") or failed.get("reason") or "no reason was given"
+    return Trouble(
+        ConditionReason.JOB_FAILED,
+        f"Job {name} failed and the pod that could tell why is gone, deleted by somebody or with its node: {words}.",
+    )
+
+
+def why_job_has_no_pods(job: Body, warnings: Sequence[Body]) -> Trouble | None:
+    """Return why the pods of a Job are not made (Pod Security, a quota), or None when nothing was said about it."""
+    refused = _newest(event for event in warnings if event.get("reason") == "FailedCreate")
+    if refused is None:
+        return None
+    return Trouble(
+        ConditionReason.PODS_REFUSED,
+        f"The cluster refuses the pods of Job {job['metadata']['name']}: {refused.get('message', '').strip()}. "
+        "An administrator of the namespace can raise its quota or change its policy; it is tried again by itself.",
+    )
+
+
+def why_claim_is_pending(claim: Body, warnings: Sequence[Body]) -> Trouble | None:
+    """Return why a claim is not bound, or None when it is bound or merely waits for its first pod."""
+    if not is_pending_claim(claim):
+        return None
+    name, spec = claim["metadata"]["name"], claim.get("spec", {})
+    said = _newest(warnings)
+    if said is None:
+        return None
+    words = said.get("message", "").strip()
+    if "storageclass" in words.lower() and "not found" in words.lower():
+        return Trouble(
+            ConditionReason.STORAGE_CLASS_MISSING,
+            f"Claim {name} names the storage class {spec.get('storageClassName')!r}, which the cluster does not have "
+            f"({words}). See `kubectl get storageclass`; delete the job and the claim, and name one of those in "
+            "spec.storage.",
+        )
+    return Trouble(
+        ConditionReason.CLAIM_PENDING,
+        f"Claim {name} is not bound: {words} The job goes on as soon as it is.",
+    )
+
+
+def is_pending_claim(body: Body) -> bool:
+    """Return whether an object is a claim that is not bound."""
+    phase = body.get("status", {}).get("phase") or "Pending"
+    return bool(body["kind"] == "PersistentVolumeClaim" and phase == "Pending")
+
+
+def termination_of(pod: Body) -> TerminationMessage | None:
+    """Return the last word of the pod's container, or None when it runs or left none."""
+    terminated = _container_state(pod, "terminated")
+    return None if terminated is None else read_termination(terminated.get("message"))
+
+
+def ended_at(pod: Body) -> str | None:
+    """Return when the pod's container ended, in RFC 3339."""
+    terminated = _container_state(pod, "terminated")
+    return None if terminated is None else terminated.get("finishedAt")
+
+
+def is_ready(pod: Body) -> bool:
+    """Return whether the pod's container runs."""
+    return pod.get("status", {}).get("phase") == "Running" and _container_state(pod, "running") is not None
+
+
+def _why_container_failed(pod_name: str, terminated: Body) -> Trouble:
+    exit_code = terminated.get("exitCode", 0)
+    if terminated.get("reason") == "OOMKilled":
+        return Trouble(
+            ConditionReason.OOM_KILLED,
+            f"Pod {pod_name} used more memory than its limit and was killed. Raise memory in "
+            "spec.compute.resources, or the operator's prepare memory when it was preparing.",
+        )
+    termination = read_termination(terminated.get("message"))
+    if termination is not None:
+        return Trouble(termination.reason, termination.message)
+    if exit_code > _SIGNAL_BASE:
+        return Trouble(ConditionReason.KILLED, f"Pod {pod_name} was killed by signal {exit_code - _SIGNAL_BASE}.")
+    tail = (terminated.get("message") or "").strip()[-_LOG_TAIL_CHARACTERS:]
+    words = f"{terminated.get('reason') or 'Error'}, exit code {exit_code}"
+    return Trouble(Reason.ERROR, _sentence(f"Pod {pod_name} ended without a report ({words})", tail))
+
+
+def _condition(body: Body, condition_type: str) -> Body | None:
+    for condition in body.get("status", {}).get("conditions") or ():
+        if condition.get("type") == condition_type:
+            return dict(condition)
+    return None
+
+
+def _container_state(pod: Body, state: str) -> Body | None:
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        found = container.get("state", {}).get(state)
+        if found is not None:
+            return dict(found)
+    return None
+
+
+def _newest(events: Iterable[Body]) -> Body | None:
+    return max(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", default=None)
+
+
+def _sentence(what: str, words: str | None) -> str:
+    return f"{what}: {words}" if words else f"{what}."

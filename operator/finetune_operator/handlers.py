@@ -1,0 +1,221 @@
+"""The operator as a process: the only file that knows kopf.
+
+Start-up waits for the CustomResourceDefinition and lists what is there. kopf then watches FineTuneJobs and their
+children; a watch event updates the store and puts the job's key into the queue, and the queue's workers reconcile.
+
+kopf's own change handlers, timers and daemons are not used: each would put a finalizer or an annotation on every
+object (docs/design/2026-11-23-watch-and-queue.md).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+import uvloop
+
+from finetune_operator import names
+from finetune_operator.api.status import Phase
+from finetune_operator.cluster import CHILDREN, FINE_TUNE_JOBS, Cluster, Resource
+from finetune_operator.endpoints import serving
+from finetune_operator.errors import ApiError, DefinitionMissing
+from finetune_operator.logs import configure_logging
+from finetune_operator.metrics import Metrics
+from finetune_operator.queue import WorkQueue
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.settings import Settings
+from finetune_operator.store import JobKey, Store
+
+logger = logging.getLogger(__name__)
+
+_START_RETRY_SECONDS = 3.0
+_CATCH_UP_SECONDS = 600.0
+
+
+def run() -> None:
+    """Run the operator until SIGTERM or SIGINT.
+
+    Raises:
+        InvalidSettings: an environment variable is missing or wrong.
+        ApiError: there is no way to reach a cluster.
+        DefinitionMissing: the CustomResourceDefinition was removed while the operator ran.
+    """
+    settings = Settings.from_environment(os.environ)
+    configure_logging(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
+
+
+@dataclass
+class Operator:
+    """The running parts: what is known, what is to be looked at, and who looks at it."""
+
+    settings: Settings
+    cluster: Cluster
+    metrics: Metrics
+    store: Store = field(default_factory=Store)
+    queue: WorkQueue[JobKey] = field(init=False)
+    waits_for: str | None = "the API server"
+    """What is missing before jobs can be worked on."""
+
+    def __post_init__(self) -> None:
+        reconciler = Reconciler(self.cluster, self.store, self.settings, self.metrics, lambda: datetime.now(UTC))
+        self.queue = WorkQueue(reconciler.reconcile, self.tell_of_failure, num_workers=self.settings.num_workers)
+        self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
+        self.metrics.watch_phases(self.phases)
+
+    def phases(self) -> Iterator[str]:
+        """Iterate over the phases of all jobs; one that was not looked at yet is pending."""
+        return (job.get("status", {}).get("phase") or Phase.PENDING.value for job in self.store.jobs())
+
+    def tell_of_failure(self, key: JobKey, error: Exception, retry_after_seconds: float) -> None:
+        """Log why a job could not be looked at; a request that was not answered needs no traceback."""
+        self.metrics.reconcile_errors.inc()
+        where = {"namespace": key.namespace, "job": key.name, "retry_after_seconds": retry_after_seconds}
+        if isinstance(error, ApiError):
+            logger.warning("%s", error, extra=where)
+        else:
+            logger.error("Looking at the job failed", exc_info=error, extra=where)
+
+
+async def serve(settings: Settings) -> None:
+    """Run all parts of the operator until it is told to stop."""
+    metrics = Metrics()
+    cluster = await Cluster.connect(os.environ, metrics, num_connections=2 * settings.num_workers)
+    operator = Operator(settings, cluster, metrics)
+    try:
+        async with serving(
+            metrics, lambda: operator.waits_for, metrics_port=settings.metrics_port, probe_port=settings.probe_port
+        ):
+            if await _start(operator):
+                await _work(operator)
+    finally:
+        await cluster.close()
+    logger.info("Stopped")
+
+
+async def _start(operator: Operator) -> bool:
+    """Fill the store, as soon as the cluster lets us; return False when told to stop before that."""
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        # NB: kopf replaces these handlers with its own when it starts.
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    while not stop.is_set():
+        try:
+            await _catch_up(operator)
+        except (DefinitionMissing, ApiError) as error:
+            if operator.waits_for != str(error):
+                logger.warning("Waiting: %s", error)
+            operator.waits_for = str(error)
+            try:
+                await asyncio.wait_for(stop.wait(), _START_RETRY_SECONDS)
+            except TimeoutError:
+                continue
+        else:
+            operator.waits_for = None
+            operator.metrics.ready.set(1)
+            logger.info("Ready", extra={"jobs": len(operator.store.job_keys())})
+            return True
+    return False
+
+
+async def _work(operator: Operator) -> None:
+    """Work on jobs until kopf is told to stop, or something that all depends on is gone."""
+    namespaces = operator.settings.watched_namespaces
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(operator.queue.run()), tasks.create_task(_look_again(operator))]
+            await kopf.operator(
+                registry=_registry(operator),
+                settings=_kopf_settings(),
+                namespaces=namespaces,
+                clusterwide=not namespaces,
+            )
+            for task in background:
+                task.cancel()
+    except* DefinitionMissing as group:
+        # A fresh start waits for the definition; the pod's restart policy makes that start.
+        raise DefinitionMissing(f"{group.exceptions[0]} It was there when the operator started.") from None
+
+
+async def _look_again(operator: Operator) -> None:
+    """Look at every job from time to time, and now and then at the whole cluster: a watch may have missed something."""
+    loop = asyncio.get_running_loop()
+    next_catch_up = loop.time() + _CATCH_UP_SECONDS
+    while True:
+        await asyncio.sleep(operator.settings.resync_interval_seconds)
+        if loop.time() >= next_catch_up:
+            next_catch_up = loop.time() + _CATCH_UP_SECONDS
+            try:
+                await _catch_up(operator)
+            except ApiError as error:
+                logger.warning("%s", error)
+        for key in operator.store.job_keys():
+            operator.queue.add(key)
+
+
+async def _catch_up(operator: Operator) -> None:
+    """List FineTuneJobs and their children, and have the jobs looked at for which that was news."""
+    for resource in (FINE_TUNE_JOBS, *CHILDREN):
+        known_before = operator.store.uids(resource.kind)
+        selector = "" if resource is FINE_TUNE_JOBS else names.CHILD_SELECTOR
+        listed = [
+            body
+            for namespace in operator.settings.watched_namespaces or (None,)
+            for body in await operator.cluster.list_objects(resource, namespace, selector)
+        ]
+        for key in operator.store.catch_up(resource.kind, listed, known_before):
+            operator.queue.add(key)
+
+
+def _registry(operator: Operator) -> kopf.OperatorRegistry:
+    """Return what kopf is to do: log in, and tell the store and the queue of every change."""
+    registry = kopf.OperatorRegistry()
+    # NB: kopf's default login would import the synchronous client, 60 MB of memory.
+    kopf.on.login(registry=registry)(_log_in)
+    for resource in (FINE_TUNE_JOBS, *CHILDREN):
+        _watch(registry, resource, operator)
+    return registry
+
+
+def _watch(registry: kopf.OperatorRegistry, resource: Resource, operator: Operator) -> None:
+    @kopf.on.event(group=resource.group, version=resource.version, plural=resource.plural, registry=registry)
+    async def see(event: Any, **_: Any) -> None:
+        body = event["object"]
+        key = operator.store.forget(body) if event["type"] == "DELETED" else operator.store.see(body)
+        if key is not None:
+            operator.queue.add(key)
+
+
+def _log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
+    if os.environ.get("KUBECONFIG"):
+        return kopf.login_with_kubeconfig(**arguments)
+    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.watching.label_selectors[lambda resource: resource.group != names.GROUP] = names.CHILD_SELECTOR
+    settings.persistence.diffbase_storage = _NoDiffs()
+    return settings
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Remembers nothing of objects: kopf would copy each of them at every event to compare it with the last."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return {}
+
+    def store(self, **_: Any) -> None:
+        return None

@@ -1,0 +1,71 @@
+"""The operator's own Prometheus metrics, in a registry of their own."""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_RECONCILE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """What the operator counts; labels are bounded, no job is named."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconcile_seconds = Histogram(
+            "finetune_operator_reconcile_duration_seconds",
+            "Time to look at one job and take its next step.",
+            buckets=_RECONCILE_SECONDS,
+            registry=self.registry,
+        )
+        self.reconcile_errors = Counter(
+            "finetune_operator_reconcile_errors_total",
+            "Looks at a job that failed and were tried again.",
+            registry=self.registry,
+        )
+        self.api_requests = Counter(
+            "finetune_operator_api_requests_total",
+            "Requests to the API server, by verb, resource and status code; code 0 had no answer.",
+            ("verb", "resource", "code"),
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "finetune_operator_events_total",
+            "Events posted about jobs, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.ready = Gauge(
+            "finetune_operator_ready", "1 when jobs are being worked on, 0 while starting.", registry=self.registry
+        )
+
+    def watch_queue(self, waiting: Callable[[], int], working: Callable[[], int]) -> None:
+        """Report how many jobs wait for their turn and how many are being worked on, whenever metrics are read."""
+        Gauge("finetune_operator_queue_depth", "Jobs that wait for their turn.", registry=self.registry).set_function(
+            waiting
+        )
+        Gauge("finetune_operator_queue_working", "Jobs that are being worked on.", registry=self.registry).set_function(
+            working
+        )
+
+    def watch_phases(self, phases: Callable[[], Iterable[str]]) -> None:
+        """Report how many jobs are in each phase, whenever metrics are read."""
+        self.registry.register(_JobsByPhase(phases))
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _JobsByPhase(Collector):
+    def __init__(self, phases: Callable[[], Iterable[str]]) -> None:
+        self._phases = phases
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily("finetune_operator_jobs", "FineTuneJobs by phase.", labels=["phase"])
+        for phase, count in sorted(Tally(self._phases()).items()):
+            family.add_metric([phase], count)
+        return [family]

@@ -1,0 +1,150 @@
+"""The story of one look at a job: plan, observe, decide, carry out, tell once if it changed.
+
+Looking twice changes nothing, and while nothing changes, nothing is written.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from finetune_operator import observe
+from finetune_operator.api.job import FineTuneJob, Metadata
+from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
+from finetune_operator.causes import Trouble
+from finetune_operator.cluster import Cluster
+from finetune_operator.decide import ATTEMPT, Decision, decide, name_taken, refuse
+from finetune_operator.errors import ApiError, ForeignObject, InvalidJob
+from finetune_operator.metrics import Metrics
+from finetune_operator.names import ConditionReason
+from finetune_operator.observe import Observed
+from finetune_operator.plan import Plan, make_plan
+from finetune_operator.settings import Settings
+from finetune_operator.status import Moment, answer, events_between, is_finished
+from finetune_operator.store import Body, JobKey, ObjectKey, Store
+
+logger = logging.getLogger(__name__)
+
+_CLAIM = "PersistentVolumeClaim"
+
+
+class Reconciler:
+    """Brings jobs one step further, one job at a time for each call."""
+
+    def __init__(
+        self, cluster: Cluster, store: Store, settings: Settings, metrics: Metrics, clock: Callable[[], datetime]
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._scraped: dict[JobKey, datetime] = {}
+
+    async def reconcile(self, key: JobKey) -> float | None:
+        """Take the job's next step; return after how many seconds to look again, or None to wait for a change.
+
+        Raises:
+            ApiError: the API server did not answer, or failed; nothing is lost by trying again.
+        """
+        body = self._store.job(key)
+        if body is None or body["metadata"].get("deletionTimestamp"):
+            # What belonged to the job goes by its owner references.
+            self._scraped.pop(key, None)
+            return None
+        with self._metrics.reconcile_seconds.time():
+            decision = await self._decide(key, body)
+            obstacle = await self._carry_out(key, decision)
+            if obstacle is not None:
+                decision = await self._decide(key, body, obstacle)
+            await self._tell(key, body, decision.status)
+        return decision.wake_after_seconds
+
+    async def _decide(self, key: JobKey, body: Body, obstacle: Trouble | None = None) -> Decision:
+        metadata = Metadata.model_validate(body["metadata"])
+        moment = Moment(self._clock(), metadata.generation)
+        try:
+            job = FineTuneJob.parse(body)
+            if not is_finished(job.status):
+                await self._see_claims_of_others(key, job)
+            plan = make_plan(job, self._settings, observe.access_modes(self._store.children(key)))
+        except InvalidJob as error:
+            status = FineTuneJobStatus.model_validate(body.get("status") or {})
+            return refuse(status, error.problems, moment)
+        observed = await self._observe(key, plan, moment.now, obstacle)
+        return decide(plan, observed, moment.now, self._settings.progress_interval_seconds)
+
+    async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
+        """Fetch the existing claims that the job names: they carry no label of ours, so no watch tells of them."""
+        for storage in (job.spec.storage.shared, job.spec.storage.network):
+            if storage is None or storage.claim_name is None:
+                continue
+            if self._store.find(key, ObjectKey(_CLAIM, storage.claim_name)) is None:
+                claim = await self._cluster.find(_CLAIM, key, storage.claim_name)
+                if claim is not None:
+                    self._store.see(claim, key)
+
+    async def _observe(self, key: JobKey, plan: Plan, now: datetime, obstacle: Trouble | None) -> Observed:
+        job_uid, children = plan.job.metadata.uid, self._store.children(key)
+        if is_finished(plan.job.status):
+            return observe.observe(job_uid, children, {})
+        asked = observe.questions(job_uid, children, now)
+        warnings = {child: await self._cluster.warnings(key.namespace, child) for child in asked}
+        series = await self._read_progress(key, plan, children, now)
+        return observe.observe(job_uid, children, warnings, series, obstacle)
+
+    async def _read_progress(
+        self, key: JobKey, plan: Plan, children: Sequence[Body], now: datetime
+    ) -> Mapping[str, float] | None:
+        """Ask rank 0 how far it is, when the gang runs and it was not asked in this interval."""
+        gang = observe.observe(plan.job.metadata.uid, children, {}).gangs.get(ATTEMPT, ())
+        if answer(plan.job.status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not gang or not gang[0].pods:
+            return None
+        rank_0, last = gang[0].pods[0], self._scraped.get(key)
+        interval_seconds = self._settings.progress_interval_seconds
+        # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
+        too_soon = last is not None and (now - last).total_seconds() < interval_seconds - 0.5
+        if rank_0.ip is None or not rank_0.ready or too_soon:
+            return None
+        self._scraped[key] = now
+        return await self._cluster.read_series(rank_0.ip)
+
+    async def _carry_out(self, key: JobKey, decision: Decision) -> Trouble | None:
+        """Apply and delete; return why the API server refused an object, which is told and tried again later."""
+        job = self._store.job(key)
+        if job is None:
+            return None
+        try:
+            for manifest in decision.apply:
+                self._store.see(await self._cluster.apply(manifest, job["metadata"]["uid"]))
+        except ForeignObject as error:
+            return name_taken(ObjectKey(error.kind, error.name))
+        except ApiError as error:
+            if not error.is_refusal:
+                raise
+            return Trouble(ConditionReason.REFUSED, f"{error} It is tried again by itself.")
+        for child in decision.delete:
+            await self._cluster.delete(child.key.kind, key.namespace, child.key.name, child.uid)
+        return None
+
+    async def _tell(self, key: JobKey, body: Body, status: FineTuneJobStatus) -> None:
+        """Write the status and post the Events of what changed; nothing when nothing did."""
+        before = FineTuneJobStatus.model_validate(body.get("status") or {})
+        if status == before:
+            return
+        written = await self._cluster.write_status(key, body["metadata"]["uid"], status_document(status))
+        if written is None:
+            return
+        self._store.see(written)
+        for event in events_between(before, status):
+            logger.info(event.note, extra={"namespace": key.namespace, "job": key.name, "reason": event.reason})
+            try:
+                await self._cluster.post_event(body, event, self._clock())
+            except ApiError as error:
+                # The condition has said it already; an Event is a courtesy.
+                logger.warning("Event lost: %s", error, extra={"namespace": key.namespace, "job": key.name})
+
+
+def status_document(status: FineTuneJobStatus) -> dict[str, Any]:
+    """Return the status as it is written to the API server."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)

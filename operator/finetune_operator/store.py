@@ -1,0 +1,143 @@
+"""What was last seen of every FineTuneJob and of its children: the operator's knowledge, in memory.
+
+Watches and the operator's own writes fill it. It holds raw objects and decides nothing; an older version of an object
+never replaces a newer one, so that a late watch event cannot undo what the operator has just written.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from finetune_operator import names
+
+Body = Mapping[str, Any]
+
+
+class JobKey(NamedTuple):
+    """Which FineTuneJob."""
+
+    namespace: str
+    name: str
+
+
+class ObjectKey(NamedTuple):
+    """Which object of a job's namespace."""
+
+    kind: str
+    name: str
+
+
+def job_key(body: Body) -> JobKey | None:
+    """Return which job an object is, or belongs to by its label; None for an object that belongs to none."""
+    metadata = body["metadata"]
+    if body.get("kind") == names.KIND:
+        return JobKey(metadata["namespace"], metadata["name"])
+    job_name = metadata.get("labels", {}).get(names.Label.JOB)
+    return None if job_name is None else JobKey(metadata["namespace"], job_name)
+
+
+def object_key(body: Body) -> ObjectKey:
+    """Return the key of an object within its namespace."""
+    return ObjectKey(body["kind"], body["metadata"]["name"])
+
+
+class Store:
+    """Objects by the job that they belong to; the FineTuneJob itself is one of them."""
+
+    def __init__(self) -> None:
+        self._objects: dict[JobKey, dict[ObjectKey, Body]] = {}
+
+    def job(self, key: JobKey) -> Body | None:
+        """Return the FineTuneJob, or None when there is none."""
+        return self._objects.get(key, {}).get(ObjectKey(names.KIND, key.name))
+
+    def children(self, key: JobKey) -> tuple[Body, ...]:
+        """Return what belongs to a job by its label, and the claims that it uses."""
+        return tuple(body for body in self._objects.get(key, {}).values() if body["kind"] != names.KIND)
+
+    def find(self, key: JobKey, child: ObjectKey) -> Body | None:
+        """Return one object of a job, or None when it was not seen."""
+        return self._objects.get(key, {}).get(child)
+
+    def job_keys(self) -> tuple[JobKey, ...]:
+        """Return the keys of all FineTuneJobs."""
+        return tuple(key for key in self._objects if self.job(key) is not None)
+
+    def jobs(self) -> Iterator[Body]:
+        """Iterate over all FineTuneJobs."""
+        return (job for key in tuple(self._objects) if (job := self.job(key)) is not None)
+
+    def see(self, body: Body, key: JobKey | None = None) -> JobKey | None:
+        """Remember an object and return which job it belongs to.
+
+        Args:
+            body: the object.
+            key: the job that it belongs to, where its label does not tell: a claim of somebody else's making.
+        """
+        key = key or job_key(body)
+        if key is None:
+            return None
+        objects = self._objects.setdefault(key, {})
+        known = objects.get(object_key(body))
+        if known is None or not _is_older(body, known):
+            objects[object_key(body)] = _without_managed_fields(body)
+        return key
+
+    def forget(self, body: Body) -> JobKey | None:
+        """Forget a deleted object and return which job it belonged to; a newer one of its name is kept."""
+        key = job_key(body)
+        objects = self._objects.get(key, {}) if key is not None else {}
+        known = objects.get(object_key(body))
+        if key is not None and known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:
+            self._drop(key, object_key(body))
+        return key
+
+    def uids(self, kind: str) -> frozenset[str]:
+        """Return the uids of all objects of a kind."""
+        return frozenset(
+            body["metadata"]["uid"]
+            for objects in self._objects.values()
+            for child, body in objects.items()
+            if child.kind == kind
+        )
+
+    def catch_up(self, kind: str, listed: Iterable[Body], known_before: frozenset[str]) -> frozenset[JobKey]:
+        """Bring a kind up to date with a list, and return the jobs for which something changed.
+
+        A watch that was interrupted for long misses deletions. What was known before the list was asked for and is not
+        on it is gone; what was seen since then is newer than the list and stays.
+        """
+        changed, present = set(), set()
+        for body in listed:
+            present.add(body["metadata"]["uid"])
+            key = job_key(body)
+            if key is not None and body["metadata"]["uid"] not in known_before:
+                self.see(body, key)
+                changed.add(key)
+        gone = known_before - present
+        for key, objects in tuple(self._objects.items()):
+            for child, body in tuple(objects.items()):
+                if child.kind == kind and body["metadata"]["uid"] in gone and job_key(body) is not None:
+                    self._drop(key, child)
+                    changed.add(key)
+        return frozenset(changed)
+
+    def _drop(self, key: JobKey, child: ObjectKey) -> None:
+        del self._objects[key][child]
+        if not self._objects[key]:
+            del self._objects[key]
+
+
+def _is_older(body: Body, known: Body) -> bool:
+    """Whether `body` is an earlier version of the same object.
+
+    NB: resource versions of one kind can be compared as numbers (https://kep.k8s.io/5504); every API server that
+    stores in etcd has always counted them so.
+    """
+    seen, last = body["metadata"], known["metadata"]
+    return bool(seen["uid"] == last["uid"] and int(seen["resourceVersion"]) < int(last["resourceVersion"]))
+
+
+def _without_managed_fields(body: Body) -> Body:
+    """Return the object without the fields' managers, which nobody here reads and which are half of its size."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}
