@@ -32,7 +32,12 @@ def hub_endpoint() -> str:
 def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
     """The chart, installed as a person installs it; kubectl in the operator's namespace."""
     images = image_references()
-    values = {"image": images["operator"], "trainer.image": images["trainer"], "trainer.hubEndpoint": hub_endpoint}
+    values = {
+        "image": images["operator"],
+        "trainer.image": images["trainer"],
+        "trainer.hubEndpoint": hub_endpoint,
+        "progressIntervalSeconds": "2",
+    }
     install_chart(layout.binary("helm"), cluster.kubeconfig, values)
     return cluster.within("finetune-system")
 
