@@ -30,7 +30,7 @@ GPU = "nvidia.com/gpu"
 
 def ensure_containerd(node: Node) -> str:
     """Start the node's container runtime, and empty it of containers that an earlier cluster left."""
-    write_file(REGISTRY_HOSTS / IMAGE_PREFIX.replace(":", "_") / "hosts.toml", _REGISTRY_HOST)
+    write_file(REGISTRY_HOSTS / IMAGE_PREFIX / "hosts.toml", _REGISTRY_HOST)
     write_file(_containerd_configuration(node), _containerd_toml(node))
     write_file(node.state / "cni" / "10-pods.conflist", _cni_configuration(node))
     node.run.mkdir(parents=True, exist_ok=True)
@@ -49,20 +49,19 @@ def ensure_containerd(node: Node) -> str:
     return "started" if started else "already running"
 
 
-def ensure_node(node: Node) -> str:
-    """Start kubelet and kube-proxy and wait until Kubernetes calls the node Ready."""
+def ensure_node(node: Node, gpus: int) -> str:
+    """Start kubelet and kube-proxy, wait until Kubernetes calls the node Ready, and let it claim its GPUs."""
     _ensure_cgroup(node)
     write_file(_kubelet_configuration(node), _kubelet_yaml(node))
     write_file(_proxy_configuration(node), _proxy_yaml(node))
     started = [part.name for part in (kubelet(node), kube_proxy(node)) if ensure_running(part)]
-    for part in (kubelet(node), kube_proxy(node)):
-        wait_until_ready(
-            part,
-            lambda: is_ready(node),
-            timeout_seconds=60,
-            advice="`make cluster-down` and `make cluster` start from nothing, images are kept",
-        )
-    return f"started {', '.join(started)}" if started else "already running"
+    advice = "`make cluster-down` and `make cluster` start from nothing, images are kept"
+    wait_until_ready(kubelet(node), lambda: is_ready(node), timeout_seconds=60, advice=advice)
+    # kube-proxy answers on the namespace's own loopback once it has written its rules.
+    healthy = ["nsenter", f"--net={node.network_namespace}", "--", "curl", "-sf", "-m", "2", "http://127.0.0.1:10256/healthz"]
+    wait_until_ready(kube_proxy(node), lambda: succeeds(healthy), timeout_seconds=60, advice=advice)
+    claimed = f", {gpus} GPUs claimed" if claim_gpus(node, gpus) else ""
+    return (f"started {', '.join(started)}" if started else "already running") + claimed
 
 
 def is_ready(node: Node) -> bool:
@@ -70,11 +69,20 @@ def is_ready(node: Node) -> bool:
     return succeeds([*kubectl(), "wait", f"node/{node.name}", "--for=condition=Ready", "--timeout=0s"])
 
 
-def claim_gpus(node: Node, count: int) -> None:
-    """Let the node claim GPUs that it does not have, so that the scheduler places pods that ask for some."""
+def claim_gpus(node: Node, count: int) -> bool:
+    """Let the node claim GPUs that it does not have, so that the scheduler places pods that ask for some.
+
+    Returns:
+        Whether the claim was changed.
+    """
+    shown = output_of(node.name, [*kubectl(), "get", "node", node.name, "-o", "json"])
+    status = json.loads(shown)["status"]
+    if {int(status[kind].get(GPU, 0)) for kind in ("capacity", "allocatable")} == {count}:
+        return False
     resources = {GPU: str(count) if count else None}
     patch = json.dumps({"status": {"capacity": resources, "allocatable": resources}})
     output_of(node.name, [*kubectl(), "patch", "node", node.name, "--subresource=status", "--type=merge", "-p", patch])
+    return True
 
 
 def ctr(node: Node) -> list[str]:
@@ -181,6 +189,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
     discard_unpacked_layers = true
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        Root = "{node.run / 'runc'}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
     conf_dir = "{node.state / 'cni'}"

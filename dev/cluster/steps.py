@@ -29,6 +29,11 @@ class Step:
     after: tuple[str, ...] = ()
 
 
+def show_line(text: str) -> None:
+    """Print a line at once: whoever waits reads it through a pipe."""
+    print(text, flush=True)
+
+
 class Durations:
     """How long each step took when it last had something to do, in a small JSON file."""
 
@@ -58,7 +63,7 @@ class Durations:
 class Run:
     """The steps of one command, shown as they start, go on and end."""
 
-    def __init__(self, steps: Sequence[Step], durations: Durations, show: Callable[[str], None] = print) -> None:
+    def __init__(self, steps: Sequence[Step], durations: Durations, show: Callable[[str], None] = show_line) -> None:
         names = {step.name for step in steps}
         for step in steps:
             if missing := set(step.after) - names:

@@ -1,0 +1,86 @@
+"""The story of the cluster: what ``up`` does in which order, and how ``down`` takes everything away again."""
+
+from pathlib import Path
+
+from dev.cluster import image_build, remains
+from dev.cluster.binaries import BUILDS, ensure_built
+from dev.cluster.certificates import ensure_certificates
+from dev.cluster.control_plane import ensure_control_plane, ensure_dns
+from dev.cluster.debian import ensure_packages
+from dev.cluster.images import ensure_tiny_image, pull
+from dev.cluster.layout import CACHE, KUBECONFIG, NODES
+from dev.cluster.network import ensure_network
+from dev.cluster.nodes import claim_gpus, ensure_containerd, ensure_node
+from dev.cluster.registry import ensure_registry
+from dev.cluster.steps import Durations, Run, Step
+from dev.cluster.storage import ensure_storage
+
+DURATIONS = CACHE / "durations.json"
+
+
+def up(gpus: int) -> None:
+    """Bring the cluster up with both images loaded; what is up already is left alone."""
+    remains.clear_if_stale()
+    execute([*program_steps(), *cluster_steps(gpus), *image_steps(("registry", *(node.name for node in NODES)))])
+    print(f"The cluster is up: export KUBECONFIG={KUBECONFIG}")
+
+
+def programs() -> None:
+    """Build the programs, and nothing that runs."""
+    execute(program_steps())
+
+
+def images() -> None:
+    """Build both images and load them into the nodes of a cluster that is up."""
+    execute([Step("Debian packages", ensure_packages), *image_steps(())])
+
+
+def execute(steps: list[Step]) -> None:
+    """Do the steps with progress and remembered durations."""
+    Run(steps, Durations(DURATIONS)).execute()
+
+
+def program_steps() -> list[Step]:
+    """Return the steps that fill the cache; packages come over the network while Go keeps the processor busy."""
+    built = [Step(f"program {build.module}", lambda build=build: ensure_built(build)) for build in BUILDS]
+    return [Step("Debian packages", ensure_packages), *built]
+
+
+def cluster_steps(gpus: int) -> list[Step]:
+    """Return the steps from packages and programs to two Ready nodes with storage."""
+    steps = [
+        Step("network", ensure_network, ("Debian packages",)),
+        Step("certificates", ensure_certificates, ("Debian packages",)),
+        Step("registry", ensure_registry, ("network",)),
+        Step("control plane", ensure_control_plane, ("network", "certificates", "program kubernetes")),
+        Step("DNS", ensure_dns, ("control plane", "program coredns")),
+    ]
+    for node in NODES:
+        steps.append(Step(f"containerd {node.name}", lambda node=node: ensure_containerd(node), ("network",)))
+    steps.append(Step("sandbox image", ensure_tiny_image, tuple(f"containerd {node.name}" for node in NODES)))
+    for node in NODES:
+        steps.append(
+            Step(node.name, lambda node=node: ensure_node(node, gpus), ("control plane", "DNS", "sandbox image"))
+        )
+    storage_needs = ("program local-path-provisioner", *(node.name for node in NODES))
+    steps.append(Step("storage", ensure_storage, storage_needs))
+    return steps
+
+
+def image_steps(cluster: tuple[str, ...]) -> list[Step]:
+    """Return the steps that build and load both images.
+
+    Args:
+        cluster: names of the steps that the images wait for before they are pushed and pulled.
+    """
+    registry, nodes = cluster[:1], cluster[1:]
+    image_build.take_sources()
+    steps = [Step("base image", image_build.ensure_base, ("Debian packages",))]
+    for image in image_build.IMAGES:
+        build, push, load = f"build {image.name}", f"push {image.name}", f"load {image.name}"
+        steps += [
+            Step(build, lambda image=image: image_build.ensure_built(image), ("base image",)),
+            Step(push, lambda image=image: image_build.ensure_pushed(image), (build, *registry)),
+            Step(load, lambda image=image: pull(image.reference()), (push, *nodes)),
+        ]
+    return steps

@@ -1,0 +1,160 @@
+"""Takes the cluster away, whatever state it is in, and tells what is still there.
+
+Every function looks at the machine and not at notes of what was started, so it works on the remains of a cluster that
+was killed at any point, and a second time.
+"""
+
+import subprocess
+import time
+from pathlib import Path
+
+from dev.cluster import network
+from dev.cluster.commands import output_of, succeeds
+from dev.cluster.failure import ClusterError
+from dev.cluster.layout import CACHE, KUBECONFIG, NODES, RUN, STATE
+from dev.cluster.nodes import cgroup_hierarchies
+from dev.cluster.processes import cluster_processes, is_alive, kill, stop
+
+PART = "cluster-down"
+# The boot in which the state was made; sockets, namespaces and containers of an earlier one are gone.
+_BOOT = STATE / "boot-id"
+_THIS_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# NB: whoever uses the API goes first: an etcd that goes away under a live API server breaks its watches.
+_STOP_ORDER = (
+    ("kubelet-", "kube-proxy-", "local-path-provisioner", "coredns", "kube-scheduler", "kube-controller-manager"),
+    ("kube-apiserver",),
+    ("etcd", "registry", "containerd-"),
+)
+_MOUNTS_UNDER = (STATE, RUN, CACHE / "containerd", CACHE / "images")
+# Fixed places where Kubernetes, containerd and CNI leave something, whatever their configuration says.
+_LEFT_FILES = (Path("/var/lib/kubelet/device-plugins/kubelet.sock"), Path("/etc/cni/net.d/cni.lock"))
+_LEFT_DIRECTORIES = (
+    Path("/var/lib/kubelet/device-plugins"),
+    Path("/var/lib/kubelet"),
+    Path("/var/log/containers"),
+    Path("/var/lib/cni/results"),
+    Path("/var/lib/cni"),
+    Path("/run/containerd/s"),
+    Path("/run/containerd"),
+)
+_CONTAINER_LOGS = Path("/var/log/containers")
+_SHIM_SOCKETS = Path("/run/containerd/s")
+
+
+def clear_if_stale() -> None:
+    """Take away what an earlier boot or an interrupted ``down`` has left, and mark the state as this boot's."""
+    if _BOOT.exists() and _BOOT.read_text() == _THIS_BOOT.read_text():
+        return
+    take_down()
+    STATE.mkdir(parents=True, exist_ok=True)
+    STATE.chmod(0o711)  # pods pass through to their volumes; nobody lists
+    RUN.mkdir(parents=True, exist_ok=True)
+    _BOOT.write_text(_THIS_BOOT.read_text())
+
+
+def take_down() -> None:
+    """Stop and remove everything but the caches.
+
+    Raises:
+        ClusterError: something could not be removed; it is named.
+    """
+    _BOOT.unlink(missing_ok=True)  # first, so that an interrupted run is seen as one
+    for prefixes in _STOP_ORDER:
+        stop(process for process in cluster_processes() if process.part.startswith(prefixes) and not process.is_shim)
+    _kill_containers()
+    _unmount()
+    network.remove_network()
+    _remove_cgroups()
+    _remove_fixed_places()
+    KUBECONFIG.unlink(missing_ok=True)
+    for directory in (STATE, RUN):
+        # Never into another filesystem: should a mount have stayed, what is in it is not ours to delete.
+        output_of(PART, ["rm", "-rf", "--one-file-system", directory])
+    if left := remaining():
+        raise ClusterError(PART, "still there:\n    " + "\n    ".join(left), "run it again; a busy mount names its user in `fuser -vm`")
+
+
+def remaining() -> list[str]:
+    """Return one line for each process, mount, interface, iptables rule, control group and folder of the cluster."""
+    lines = [f"process {process.pid} {process.part} ({process.program})" for process in cluster_processes()]
+    lines += [f"process {pid} of a container" for pid in _container_pids()]
+    lines += [f"mount {path}" for path in _mounts()]
+    lines += [f"interface {name}" for name in network.remaining_interfaces()]
+    lines += [f"iptables rule {rule}" for rule in network.remaining_rules()]
+    lines += [f"control group {path}" for path in _cgroups()]
+    lines += [f"folder {path}" for path in (STATE, RUN) if path.exists()]
+    return lines
+
+
+def _kill_containers() -> None:
+    """Kill what runs in the nodes' control groups, then the shims above, until nothing is left."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        pids = _container_pids()
+        shims = [process.pid for process in cluster_processes()]
+        if not pids and not shims:
+            return
+        kill(pids or shims)
+        time.sleep(0.1)
+
+
+def _container_pids() -> list[int]:
+    groups = tuple(f":/{node.cgroup}" for node in NODES)
+    pids = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            inside = any(group in (directory / "cgroup").read_text() for group in groups)
+        except OSError:  # it ended while we looked
+            continue
+        if inside and is_alive(int(directory.name)):
+            pids.append(int(directory.name))
+    return pids
+
+
+def _mounts() -> list[Path]:
+    """Return the cluster's mount points, the innermost first."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = Path(line.split()[4].encode().decode("unicode_escape"))
+        if any(point.is_relative_to(directory) for directory in _MOUNTS_UNDER):
+            points.append(point)
+    return points[::-1]
+
+
+def _unmount() -> None:
+    for point in _mounts():
+        if not succeeds(["umount", point]):
+            # Still in use by somebody who is ending; from now on nobody can enter it.
+            succeeds(["umount", "--lazy", point])
+
+
+def _cgroups() -> list[Path]:
+    return [group for top in cgroup_hierarchies() for node in NODES if (group := top / node.cgroup).exists()]
+
+
+def _remove_cgroups() -> None:
+    deadline = time.monotonic() + 10
+    while _cgroups() and time.monotonic() < deadline:
+        for group in _cgroups():
+            # A group is removed when it is empty, so from the inside out; the kernel may need a moment for it.
+            subprocess.run(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], capture_output=True, check=False)
+        time.sleep(0.1)
+
+
+def _remove_fixed_places() -> None:
+    for path in _LEFT_FILES:
+        path.unlink(missing_ok=True)
+    if _CONTAINER_LOGS.exists():
+        for link in _CONTAINER_LOGS.iterdir():
+            if link.is_symlink() and link.readlink().is_relative_to(STATE):
+                link.unlink()
+    if _SHIM_SOCKETS.exists():
+        in_use = Path("/proc/net/unix").read_text()
+        for socket in _SHIM_SOCKETS.iterdir():
+            if str(socket) not in in_use:
+                socket.unlink()
+    for directory in _LEFT_DIRECTORIES:
+        if directory.exists() and not any(directory.iterdir()):
+            directory.rmdir()
