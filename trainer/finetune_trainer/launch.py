@@ -29,9 +29,8 @@ from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Device
 from finetune_trainer.contract.termination import Reason, TrainedReport
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.gang import Place
 from finetune_trainer.processors import num_available_cpus
-from finetune_trainer.recipe import Place
-from finetune_trainer.recipe import train as run_recipe
 
 # Pods of a gang start when their nodes have pulled the image, so one may be minutes ahead of another.
 RENDEZVOUS_TIMEOUT_SECONDS = 900
@@ -227,6 +226,9 @@ def launch_config(gang: Gang) -> LaunchConfig:
 
 def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings) -> TrainedReport:
     """Train in one process of the gang, started by the agent; an error is left in a file for the agent."""
+    # Imported where it is needed: the agent does without torchtune, which takes seconds to import.
+    from finetune_trainer import recipe
+
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     try:
         torch.set_num_threads(settings.num_threads)
@@ -238,7 +240,7 @@ def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings
             "nccl" if is_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, device_id=device if is_gpu else None
         )
         place = Place(rank, local_rank, dist.get_world_size(), gang.processes_per_node, device)
-        report = run_recipe(job, paths, place, settings.metrics_port)
+        report = recipe.train(job, paths, place, settings.metrics_port, os.environ)
         dist.destroy_process_group()
     except Exception as error:
         failure = explain(error, job)

@@ -162,9 +162,9 @@ def _peft_name(layer: int, target: LoraTarget, matrix: str) -> str:
 
 def _split_halves(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Order the rows of each head from x0 y0 x1 y1 ... to x0 x1 ... y0 y1 ...; [num_heads * head_dim, rank]."""
-    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return rows.reshape(-1, head_dim // 2, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 
 def _interleave(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Order the rows of each head from x0 x1 ... y0 y1 ... to x0 y0 x1 y1 ...; the inverse of `_split_halves`."""
-    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+    return rows.reshape(-1, 2, head_dim // 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)

@@ -21,7 +21,7 @@ def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torc
     Returns:
         fp32 scalar.
     """
-    total: torch.Tensor = _SummedCrossEntropy.apply(hidden, head, targets)
+    total: torch.Tensor = _SummedCrossEntropy.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -48,7 +48,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient_of_total: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * gradient_of_total.to(gradient.dtype), None, None

@@ -27,8 +27,7 @@ logging.getLogger("torchao").setLevel(logging.ERROR)
 
 from torchtune.models.convert_weights import hf_to_tune  # noqa: E402
 from torchtune.models.llama3_1 import Llama3ScaledRoPE  # noqa: E402
-from torchtune.models.qwen2 import qwen2_hf_to_tune  # noqa: E402
-from torchtune.models.qwen2._positional_embeddings import Qwen2RotaryPositionalEmbeddings  # noqa: E402
+from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings, qwen2_hf_to_tune  # noqa: E402
 from torchtune.modules import (  # noqa: E402
     FeedForward,
     MultiHeadAttention,
@@ -50,7 +49,7 @@ class CausalDecoder(nn.Module):
     def __init__(self, shape: ModelShape, max_sequence_length: int, checkpoint_activations: bool) -> None:
         super().__init__()
         layer_class = CheckpointedLayer if checkpoint_activations else TransformerSelfAttentionLayer
-        self.rotary = _rotary_embeddings(shape, max_sequence_length)
+        self.rotary: Any = _rotary_embeddings(shape, max_sequence_length)
         self.tok_embeddings = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(_layer(layer_class, shape, self.rotary) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.hidden_size, eps=shape.norm_epsilon)

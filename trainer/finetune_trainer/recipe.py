@@ -2,27 +2,15 @@
 
 import hashlib
 import math
-import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from prometheus_client import CollectorRegistry
 
 from finetune_trainer.architecture import ModelShape, read_shape
-from finetune_trainer.checkpoint import (
-    Checkpoint,
-    Progress,
-    find_checkpoints,
-    optimizer_tensors,
-    read_checkpoint,
-    restore_optimizer,
-    write_adapter,
-    write_checkpoint,
-)
+from finetune_trainer.checkpoint import Progress
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Sharding
@@ -31,13 +19,13 @@ from finetune_trainer.data.batch import make_batch
 from finetune_trainer.data.order import EMPTY_SLOT, Indices, SequenceOrder, rank_share
 from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.lora import adapter_parameters, add_adapters, from_peft, initialise_adapters, peft_config, to_peft
-from finetune_trainer.metrics import NodeCollector, StepRecord, TrainingMetrics, serve
-from finetune_trainer.model import CausalDecoder, build_model, has_interleaved_rotary, read_weights
-from finetune_trainer.reporting import RankZeroReporter, Reporter
-from finetune_trainer.runlog import RunLog
-from finetune_trainer.sharding import AdapterGradients, fill_model, make_mesh, shard_model
-from finetune_trainer.tracking import TrackingError, WandbTracker
+from finetune_trainer.gang import Place, broadcast, sum_over_gang
+from finetune_trainer.lora import add_adapters, initialise_adapters
+from finetune_trainer.metrics import StepRecord, start_exporter
+from finetune_trainer.model import CausalDecoder, build_model, read_weights
+from finetune_trainer.reporting import Reporter, open_reporter
+from finetune_trainer.sharding import fill_model, make_mesh, shard_model
+from finetune_trainer.state import TrainingState
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # The blocks of FlexAttention are so long; on a CPU each token of padding costs time and gains nothing.
@@ -45,23 +33,9 @@ LENGTH_MULTIPLES = {"cuda": 128, "cpu": 1}
 NUM_RECENT_LOSSES = 10
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands in the gang."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    processes_per_node: int
-    device: torch.device
-
-    @property
-    def num_nodes(self) -> int:
-        """Nodes of the gang."""
-        return self.world_size // self.processes_per_node
-
-
-def train(job: TrainerJob, paths: JobPaths, place: Place, metrics_port: int) -> TrainedReport:
+def train(
+    job: TrainerJob, paths: JobPaths, place: Place, metrics_port: int, environment: Mapping[str, str]
+) -> TrainedReport:
     """Fine-tune the prepared model on the prepared data, and leave the adapter on the shared filesystem.
 
     Runs in every process of an initialised process group; all of them return the same report.
@@ -74,17 +48,21 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, metrics_port: int) -> 
     data = PackedSequences.open(paths.shared / prepared.data_path)
     shape = read_shape(paths.shared / prepared.model_path)
 
-    run = Run(job, paths, place, prepared, shape, build(job, paths, place, prepared, shape))
-    run.resume()
-    with ExitStack() as stack:
-        reporter = open_reporter(run, metrics, stack) if place.rank == 0 else Reporter()
-        reporter.say(describe_start(run))
-        for step in range(run.progress.step, prepared.total_steps):
-            record = train_step(run, data, step)
+    model = build(job, paths, place, prepared, shape)
+    state = TrainingState(job, paths, place, prepared, shape, model)
+    state.resume()
+
+    with ExitStack() as closed_at_the_end:
+        reporter = Reporter()
+        if metrics is not None:
+            reporter = closed_at_the_end.enter_context(open_reporter(state, metrics, environment))
+        reporter.say(describe_start(state))
+        for step in range(state.progress.step, prepared.total_steps):
+            record = train_step(state, model, data, step)
             reporter.record_step(record)
             if record.step % job.spec.checkpoint.every_steps == 0 or record.step == prepared.total_steps:
-                save_checkpoint(run, reporter)
-        report = save_result(run)
+                save_checkpoint(state, reporter)
+        report = save_result(state)
         reporter.finish(report)
     return report
 
@@ -125,112 +103,39 @@ def build(job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedRepo
     return model.train()
 
 
-class Run:
-    """What changes while a run goes on: the adapter, the optimizer, and how far they have come."""
-
-    def __init__(
-        self,
-        job: TrainerJob,
-        paths: JobPaths,
-        place: Place,
-        prepared: PreparedReport,
-        shape: ModelShape,
-        model: CausalDecoder,
-    ) -> None:
-        self.job = job
-        self.paths = paths
-        self.place = place
-        self.prepared = prepared
-        self.shape = shape
-        self.model = model
-        self.adapter = adapter_parameters(model)
-        self.gradients = AdapterGradients(self.adapter.values())
-        settings = job.spec.training.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.adapter.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.progress = Progress()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What has to be equal for a run to go on from another's checkpoint, by the names of the manifest."""
-        lora = self.job.spec.lora.model_dump(mode="json", by_alias=True)
-        training = self.job.spec.training.model_dump(
-            mode="json",
-            by_alias=True,
-            exclude={"batch_size", "gradient_accumulation", "activation_checkpointing", "log_every_steps"},
-        )
-        return {
-            "model": self.prepared.model,
-            "data": self.prepared.data_path,
-            "global batch": self.prepared.global_batch,
-            "total steps": self.prepared.total_steps,
-            **{f"lora.{name}": value for name, value in lora.items()},
-            **{f"training.{name}": value for name, value in training.items()},
-        }
-
-    def resume(self) -> None:
-        """Go on from the newest checkpoint of this job, if there is one. All processes take the one rank 0 sees."""
-        newest = broadcast(next(iter(find_checkpoints(self.paths.checkpoints)), None))
-        if newest is None:
-            return
-        checkpoint = read_checkpoint(newest, self.settings)
-        interleaved = has_interleaved_rotary(self.shape.family)
-        values = from_peft(checkpoint.adapter, self.adapter, self.shape, interleaved)
-        with torch.no_grad():
-            for name, parameter in self.adapter.items():
-                parameter.copy_(values[name])
-        restore_optimizer(self.optimizer, self.adapter, checkpoint.optimizer)
-        self.progress = checkpoint.progress
-
-    def peft_adapter(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Return the adapter as PEFT keeps it: tensors and configuration."""
-        base_model, _, revision = self.prepared.model.partition("@")
-        weights = to_peft(dict(self.adapter), self.shape, has_interleaved_rotary(self.shape.family))
-        return weights, peft_config(self.job.spec.lora, base_model, revision or None)
-
-
-def train_step(run: Run, data: PackedSequences, step: int) -> StepRecord:
+def train_step(state: TrainingState, model: CausalDecoder, data: PackedSequences, step: int) -> StepRecord:
     """Do one optimizer step: gradients of the global batch, summed over the processes, clipped, applied.
 
     Raises:
         TrainerError: DIVERGED, before anything is changed.
     """
     started = time.monotonic()
-    spec, prepared = run.job.spec, run.prepared
+    training, prepared = state.job.spec.training, state.prepared
     epoch, step_of_epoch = divmod(step, prepared.steps_per_epoch)
-    order = SequenceOrder(len(data), prepared.global_batch, spec.training.seed)
+    order = SequenceOrder(len(data), prepared.global_batch, training.seed)
     indices = order.global_batch_indices(epoch, step_of_epoch)
 
-    run.gradients.zero()
-    share = compute_gradients(run, data, indices, step)
-    run.gradients.sum_over_processes()
-    norm = run.gradients.clip(spec.training.optimizer.max_gradient_norm)
-    loss, num_tokens = sum_over_processes(share, run.place.device)
+    state.gradients.zero()
+    share = compute_gradients(state, model, data, indices, step)
+    sum_over_gang(state.gradients.buffer)
+    norm = state.gradients.clip(training.optimizer.max_gradient_norm)
+    # Here, after all its work, is the one place of a step where the GPU is waited for.
+    loss, num_tokens, gradient_norm = gather_numbers(share, norm)
 
-    peak = spec.training.optimizer.learning_rate
+    peak = training.optimizer.learning_rate
     rate = learning_rate(step, peak, prepared.warmup_steps, prepared.total_steps)
-    refuse_divergence(run, step, rate, loss, float(norm))
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.optimizer.step()
+    refuse_divergence(state, step, rate, loss, gradient_norm)
+    state.apply_gradients(rate)
 
     seconds = time.monotonic() - started
-    progress = run.progress
-    run.progress = Progress(
-        step=step + 1,
-        tokens=progress.tokens + int(num_tokens),
-        seconds=progress.seconds + seconds,
-        first_loss=loss if step == 0 else progress.first_loss,
-        recent_losses=(*progress.recent_losses, loss)[-NUM_RECENT_LOSSES:],
-    )
+    state.progress = advance(state.progress, loss, num_tokens, seconds)
     return StepRecord(
         step=step + 1,
         epoch=(step + 1) / prepared.steps_per_epoch,
         loss=loss,
         learning_rate=rate,
-        gradient_norm=float(norm),
-        tokens=int(num_tokens),
+        gradient_norm=gradient_norm,
+        tokens=num_tokens,
         tokens_per_second=num_tokens / seconds,
         seconds=seconds,
         data_wait_seconds=share.data_wait_seconds,
@@ -240,25 +145,26 @@ def train_step(run: Run, data: PackedSequences, step: int) -> StepRecord:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process adds to a step."""
+    """What one process adds to a step, besides its gradients."""
 
     loss: torch.Tensor  # its part of the global batch's mean loss, scalar
     num_tokens: int
     data_wait_seconds: float
 
 
-def compute_gradients(run: Run, data: PackedSequences, indices: Indices, step: int) -> Share:
-    """Run forward and backward over this process' micro-batches; gradients add up in `run.gradients`.
+def compute_gradients(
+    state: TrainingState, model: CausalDecoder, data: PackedSequences, indices: Indices, step: int
+) -> Share:
+    """Run forward and backward over this process' micro-batches; gradients add up in `state.gradients`.
 
     Each loss is divided by the targets of the whole global batch, known beforehand, so that every target counts the
     same on any number of processes, and sums over processes are means over the batch.
     """
-    training, place = run.job.spec.training, run.place
+    training, place = state.job.spec.training, state.place
     num_targets = max(int(data.num_targets[indices].sum()), 1)
     loss = torch.zeros((), device=place.device)
     num_tokens, waited = 0, 0.0
-    shares = rank_share(indices, place.rank, place.world_size, training.batch_size, training.gradient_accumulation)
-    for slots in shares:
+    for slots in rank_share(indices, place.rank, place.world_size, training.batch_size, training.gradient_accumulation):
         asked = time.monotonic()
         rows = [None if index == EMPTY_SLOT else data.sequence(int(index)) for index in slots]
         batch = make_batch(rows, LENGTH_MULTIPLES[place.device.type])
@@ -266,19 +172,20 @@ def compute_gradients(run: Run, data: PackedSequences, indices: Indices, step: i
         # Dropout depends on what is computed, not on what was computed before: a resumed run, or one on other
         # processes, drops the same.
         torch.manual_seed(random_stream(training.seed, step, int(slots[0])))
-        micro_loss = run.model(batch.to(place.device)) / num_targets
+        micro_loss = model(batch.to(place.device)) / num_targets
         micro_loss.backward()
         loss += micro_loss.detach()
         num_tokens += batch.num_tokens
     return Share(loss, num_tokens, waited)
 
 
-def sum_over_processes(share: Share, device: torch.device) -> tuple[float, float]:
-    """Return the mean loss and the tokens of the global batch. Waits for the GPU: once a step, after all its work."""
-    sums = torch.stack([share.loss.double(), torch.tensor(share.num_tokens, dtype=torch.float64, device=device)])
-    dist.all_reduce(sums)
-    loss, num_tokens = sums.tolist()
-    return loss, num_tokens
+def gather_numbers(share: Share, gradient_norm: torch.Tensor) -> tuple[float, int, float]:
+    """Return the loss and the tokens of the global batch, and the norm of its gradient, as numbers."""
+    num_tokens = torch.tensor(share.num_tokens, dtype=torch.float64, device=share.loss.device)
+    sums = torch.stack([share.loss.double(), num_tokens])
+    sum_over_gang(sums)
+    loss, total_tokens, norm = torch.cat([sums, gradient_norm.double()[None]]).tolist()
+    return loss, int(total_tokens), norm
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
@@ -289,7 +196,7 @@ def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int) -
     return peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def refuse_divergence(run: Run, step: int, rate: float, loss: float, gradient_norm: float) -> None:
+def refuse_divergence(state: TrainingState, step: int, rate: float, loss: float, gradient_norm: float) -> None:
     """Stop a run whose loss or gradient is no number any more.
 
     Raises:
@@ -297,56 +204,42 @@ def refuse_divergence(run: Run, step: int, rate: float, loss: float, gradient_no
     """
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
-    newest = next(iter(find_checkpoints(run.paths.checkpoints)), None)
+    newest = state.newest_checkpoint()
+    name = None if newest is None else newest.name
     raise TrainerError(
         Reason.DIVERGED,
         f"step {step + 1}: loss is {loss}, gradient norm is {gradient_norm}, learning rate was {rate:.1e}. "
-        f"The last good checkpoint is {newest.name if newest else 'none'}. Lower training.optimizer.learningRate, "
-        "raise training.schedule.warmupSteps, or look for odd rows in the data",
+        f"The last good checkpoint is {name or 'none'}. Lower training.optimizer.learningRate, raise "
+        "training.schedule.warmupSteps, or look for odd rows in the data",
         step=step,
-        checkpoint=newest.name if newest else None,
+        checkpoint=name,
     )
 
 
-def save_checkpoint(run: Run, reporter: Reporter) -> None:
+def advance(progress: Progress, loss: float, num_tokens: int, seconds: float) -> Progress:
+    """Return the progress after one more step."""
+    return Progress(
+        step=progress.step + 1,
+        tokens=progress.tokens + num_tokens,
+        seconds=progress.seconds + seconds,
+        first_loss=loss if progress.step == 0 else progress.first_loss,
+        recent_losses=(*progress.recent_losses, loss)[-NUM_RECENT_LOSSES:],
+    )
+
+
+def save_checkpoint(state: TrainingState, reporter: Reporter) -> None:
     """Write a checkpoint of the last step; rank 0 alone, as every process holds the same."""
-    if run.place.rank != 0:
-        return
-    started = time.monotonic()
-    weights, config = run.peft_adapter()
-    checkpoint = Checkpoint(
-        progress=run.progress,
-        settings=run.settings,
-        adapter=weights,
-        adapter_config=config,
-        optimizer=optimizer_tensors(run.optimizer, run.adapter),
-    )
-    directory = write_checkpoint(run.paths.checkpoints, checkpoint, run.job.spec.checkpoint.keep)
-    reporter.record_checkpoint(run.progress.step, directory, time.monotonic() - started)
+    if state.place.rank == 0:
+        started = time.monotonic()
+        directory = state.write_checkpoint()
+        reporter.record_checkpoint(state.progress.step, directory, time.monotonic() - started)
 
 
-def save_result(run: Run) -> TrainedReport:
+def save_result(state: TrainingState) -> TrainedReport:
     """Write the adapter, and return the report of the run on every process."""
-    report = None
-    if run.place.rank == 0:
-        progress, losses = run.progress, run.progress.recent_losses
-        report = TrainedReport(
-            steps=progress.step,
-            first_loss=progress.first_loss,
-            final_loss=sum(losses) / len(losses),
-            tokens=progress.tokens,
-            tokens_per_second=progress.tokens / progress.seconds,
-            adapter_path=str(run.paths.adapter.relative_to(run.paths.shared)),
-            adapter_digest=write_adapter(run.paths.adapter, *run.peft_adapter()),
-        )
-    return broadcast(report)
-
-
-def broadcast(value: Any) -> Any:
-    """Return rank 0's value on every process."""
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+    report = broadcast(state.write_result() if state.place.rank == 0 else None)
+    assert report is not None
+    return report
 
 
 def random_stream(*parts: int) -> int:
@@ -355,47 +248,13 @@ def random_stream(*parts: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def start_exporter(place: Place, port: int) -> TrainingMetrics | None:
-    """Serve the node's series from local rank 0, the training's too from global rank 0. Returns those of rank 0."""
-    if place.local_rank != 0:
-        return None
-    registry = CollectorRegistry()
-    is_gpu = place.device.type == "cuda"
-    peak = (lambda: {0: torch.cuda.max_memory_allocated(place.device)}) if is_gpu else dict[int, int]
-    registry.register(NodeCollector(is_gpu, peak))
-    metrics = TrainingMetrics(registry) if place.rank == 0 else None
-    try:
-        serve(registry, port)
-    except OSError as error:
-        # On a laptop another job may have the port; in a pod nothing has.
-        print(f"warning: metrics are not served on port {port}: {error.strerror}", flush=True)
-    return metrics
-
-
-def open_reporter(run: Run, metrics: TrainingMetrics | None, stack: ExitStack) -> Reporter:
-    """Open the log files, and the run on Weights & Biases where the job asks for one."""
-    assert metrics is not None
-    job = run.job
-    log = stack.enter_context(RunLog(run.paths.logs, run.progress.step))
-    tracker = None
-    if job.spec.tracking.wandb is not None:
-        try:
-            tracker = WandbTracker(
-                job.spec.tracking.wandb, job.name, f"{job.name}-{job.uid}", run.settings, run.paths.logs, os.environ
-            )
-        except TrackingError as error:
-            log.say(f"warning: not reporting to Weights & Biases: {error}")
-    every = job.spec.training.log_every_steps
-    return RankZeroReporter(log, metrics, tracker, run.progress.step, run.prepared.total_steps, every)
-
-
-def describe_start(run: Run) -> str:
+def describe_start(state: TrainingState) -> str:
     """Return what is about to be trained, as a line for people."""
-    prepared, place = run.prepared, run.place
-    start = f"resuming at step {run.progress.step} of" if run.progress.step else "starting"
+    prepared, place, step = state.prepared, state.place, state.progress.step
+    start = f"resuming at step {step} of {prepared.total_steps}" if step else f"training {prepared.total_steps} steps"
     return (
-        f"{start} {prepared.total_steps} steps: {prepared.model}, {prepared.trainable_parameters:,} trainable of "
-        f"{prepared.parameters:,} parameters, {place.world_size} processes on {place.num_nodes} nodes "
-        f"({place.device.type}, {prepared.precision}, sharding {prepared.sharding}), "
-        f"global batch {prepared.global_batch}"
+        f"{start}: {prepared.model}, "
+        f"{prepared.trainable_parameters:,} trainable of {prepared.parameters:,} parameters, {place.world_size} "
+        f"processes on {place.num_nodes} nodes ({place.device.type}, {prepared.precision}, sharding "
+        f"{prepared.sharding}), global batch {prepared.global_batch}"
     )

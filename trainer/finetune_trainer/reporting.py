@@ -4,14 +4,15 @@ Global rank 0 speaks for all; every other process has a reporter that says nothi
 is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.metrics import StepRecord, TrainingMetrics
 from finetune_trainer.runlog import RunLog, describe_step
-from finetune_trainer.tracking import WandbTracker
+from finetune_trainer.state import TrainingState
+from finetune_trainer.tracking import TrackingError, WandbTracker
 
 
 class Reporter:
@@ -83,10 +84,31 @@ class RankZeroReporter(Reporter):
 
     def finish(self, report: TrainedReport) -> None:
         """Tell how the run ended."""
-        summary: Mapping[str, Any] = report.model_dump(by_alias=True)
         if self._tracker is not None:
-            self._tracker.finish(summary)
+            self._tracker.finish(report.model_dump())
         self.say(
             f"trained {report.steps} steps: loss {report.first_loss:.4f} -> {report.final_loss:.4f}, "
             f"{report.tokens} tokens, {report.tokens_per_second:.0f} tokens/s; adapter in {report.adapter_path}"
         )
+
+
+@contextmanager
+def open_reporter(
+    state: TrainingState, metrics: TrainingMetrics, environment: Mapping[str, str]
+) -> Iterator[RankZeroReporter]:
+    """Open the log files, and the run on Weights & Biases where the job asks for one.
+
+    Raises:
+        TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
+    """
+    job, logs, resumed_step = state.job, state.paths.logs, state.progress.step
+    with RunLog(logs, resumed_step) as log:
+        tracker = None
+        if job.spec.tracking.wandb is not None:
+            run_id = f"{job.name}-{job.uid}"
+            try:
+                tracker = WandbTracker(job.spec.tracking.wandb, job.name, run_id, state.settings, logs, environment)
+            except TrackingError as error:
+                log.say(f"warning: not reporting to Weights & Biases: {error}")
+        every = job.spec.training.log_every_steps
+        yield RankZeroReporter(log, metrics, tracker, resumed_step, state.prepared.total_steps, every)

@@ -1,15 +1,14 @@
-"""How the base model is spread over the processes, and how their gradients become one.
+"""How the base model is spread over the processes, and what is kept whole on each of them.
 
 The frozen base model is what is large, so only it is sharded, with FSDP2
 (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). The adapter is about a hundredth of it: every
-process keeps all of it, whatever the sharding. So gradients are summed the same way everywhere, once a global batch,
-and a checkpoint does not depend on how many processes wrote it.
+process keeps all of it, whatever the sharding. So its gradients are summed the same way everywhere, once a global
+batch, and a checkpoint does not depend on how many processes wrote it.
 """
 
 from collections.abc import Iterable, Iterator
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -90,33 +89,32 @@ class AdapterGradients:
 
     Args:
         parameters: of the adapter; their `grad` becomes a view of the buffer, in which backward passes add up.
+
+    Attributes:
+        buffer: all gradients, fp32 [number of adapter parameters].
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = list(parameters)
         first = self._parameters[0]
         size = sum(parameter.numel() for parameter in self._parameters)
-        self._buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
+        self.buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
         for parameter, view in zip(self._parameters, self._views(), strict=True):
             parameter.grad = view
 
     def _views(self) -> Iterator[torch.Tensor]:
         start = 0
         for parameter in self._parameters:
-            yield self._buffer[start : start + parameter.numel()].view_as(parameter)
+            yield self.buffer[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
 
     def zero(self) -> None:
         """Forget the gradients of the last step."""
-        self._buffer.zero_()
-
-    def sum_over_processes(self) -> None:
-        """Add up the gradients of all processes; every process then has the same."""
-        dist.all_reduce(self._buffer)
+        self.buffer.zero_()
 
     def clip(self, max_norm: float) -> torch.Tensor:
         """Scale the gradients down to `max_norm` where they are longer, and return the norm they had, a scalar."""
-        norm = torch.linalg.vector_norm(self._buffer)
+        norm: torch.Tensor = torch.linalg.vector_norm(self.buffer)
         # As torch.nn.utils.clip_grad_norm_: no branch, so the GPU is not waited for.
-        self._buffer.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.buffer.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
