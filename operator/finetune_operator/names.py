@@ -141,11 +141,9 @@ class ConditionReason(StrEnum):
     ACCEPTED = "Accepted"
     PREPARING = "Preparing"
     PREPARED = "Prepared"
-    NOT_PREPARED = "NotPrepared"
     STARTING = "Starting"
-    TRAINING = "Training"
-    COMPLETED = "Completed"
-    FAILED = "Failed"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
     # What keeps it from going on; it waits.
     INVALID_SPEC = "InvalidSpec"
     CLAIM_MISSING = "ClaimMissing"

@@ -65,8 +65,12 @@ def refused(status: FineTuneJobStatus, moment: Moment, trouble: Trouble) -> Fine
 
 
 def not_yet_accepted(status: FineTuneJobStatus, moment: Moment, trouble: Trouble) -> FineTuneJobStatus:
-    """Tell what has to be there before the job can be accepted."""
-    return _told(status, moment, Phase.PENDING, trouble.reason, {ConditionType.ACCEPTED: (_FALSE, trouble)})
+    """Tell what has to be there before it can be said whether the job is accepted."""
+    conditions = {
+        ConditionType.ACCEPTED: (ConditionStatus.UNKNOWN, trouble),
+        ConditionType.PREPARED: (_FALSE, trouble),
+    }
+    return _told(status, moment, Phase.PENDING, trouble.reason, conditions)
 
 
 def accepted(status: FineTuneJobStatus, moment: Moment, message: str) -> FineTuneJobStatus:
@@ -109,7 +113,7 @@ def running(
     status: FineTuneJobStatus, moment: Moment, num_pods: int, series: Mapping[str, float] | None
 ) -> FineTuneJobStatus:
     """Tell that all pods of the gang run, and how far they are when rank 0 said so."""
-    told = Trouble(ConditionReason.TRAINING, f"All {num_pods} training pods run.")
+    told = Trouble(ConditionReason.RUNNING, f"All {num_pods} training pods run.")
     status = _told(status, moment, Phase.RUNNING, told.reason, {ConditionType.RUNNING: (_TRUE, told)})
     return status if series is None else _with_progress(status, series)
 
@@ -126,7 +130,7 @@ def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport |
         status = status.model_copy(
             update={"result": Result(**report.model_dump()), "progress": _last_progress(status, report)}
         )
-    told = Trouble(ConditionReason.COMPLETED, message)
+    told = Trouble(ConditionReason.SUCCEEDED, message)
     conditions = {ConditionType.RUNNING: (_FALSE, told), ConditionType.COMPLETE: (_TRUE, told)}
     return _ended(_told(status, moment, Phase.SUCCEEDED, told.reason, conditions), moment, told.reason)
 
@@ -175,8 +179,8 @@ def summary_of(report: PreparedReport) -> str:
     return (
         f"{report.model} ({report.model_family}, {_count(report.parameters)} parameters, "
         f"{_count(report.trainable_parameters)} trained): {report.sequences} sequences, "
-        f"{_count(report.tokens)} tokens, {dropped}; {report.total_steps} steps of {report.global_batch} sequences on {report.world_size} processes, "
-        f"{report.precision}, {report.sharding}."
+        f"{_count(report.tokens)} tokens, {dropped}; {report.total_steps} steps of {report.global_batch} sequences on "
+        f"{report.world_size} processes, {report.precision}, {report.sharding}."
     )
 
 
@@ -199,8 +203,8 @@ _GOOD_REASONS = frozenset(
         ConditionReason.PREPARING,
         ConditionReason.PREPARED,
         ConditionReason.STARTING,
-        ConditionReason.TRAINING,
-        ConditionReason.COMPLETED,
+        ConditionReason.RUNNING,
+        ConditionReason.SUCCEEDED,
     }
 )
 Answers = dict[ConditionType, tuple[ConditionStatus, Trouble]]
