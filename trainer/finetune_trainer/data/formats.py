@@ -1,0 +1,259 @@
+"""How rows spell conversations: one parser a format, all into the same inner form.
+
+* hermes: https://huggingface.co/datasets/NousResearch/hermes-function-calling-v1
+* glaive: https://huggingface.co/datasets/glaiveai/glaive-function-calling-v2
+* openai: https://platform.openai.com/docs/guides/supervised-fine-tuning (messages, tools, tool_calls)
+"""
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from finetune_trainer.contract.spec import DatasetFormat
+from finetune_trainer.data.conversation import (
+    BadRow,
+    Conversation,
+    JsonObject,
+    Message,
+    Role,
+    ToolCall,
+    make_conversation,
+)
+
+# The field by which each format is told apart, and the type of its value.
+SIGNATURES: dict[DatasetFormat, tuple[str, type]] = {
+    DatasetFormat.HERMES: ("conversations", list),
+    DatasetFormat.GLAIVE: ("chat", str),
+    DatasetFormat.OPENAI: ("messages", list),
+}
+
+
+def parse_row(row: JsonObject, dataset_format: DatasetFormat) -> Conversation:
+    """Understand a row that is written in a format.
+
+    Raises:
+        BadRow: the row is not in this format (the message says which one it looks like), or is malformed.
+    """
+    field, kind = SIGNATURES[dataset_format]
+    if not isinstance(row.get(field), kind):
+        looks_like = next((name for name, (key, type_) in SIGNATURES.items() if isinstance(row.get(key), type_)), None)
+        advice = f"; the row looks like format {looks_like}: set format: {looks_like}" if looks_like else ""
+        raise BadRow(
+            f"is not in format {dataset_format}: no {_TYPE_NAMES[kind]} `{field}` among its fields "
+            f"({', '.join(sorted(map(str, row))) or 'none'}){advice}"
+        )
+    return _PARSERS[dataset_format](row)
+
+
+# --- hermes ----------------------------------------------------------------------------------------------------------
+
+_HERMES_ROLES = {
+    "system": Role.SYSTEM,
+    "human": Role.USER,
+    "user": Role.USER,
+    "gpt": Role.ASSISTANT,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+}
+_TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_TOOL_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+# Lines that explain how to call a tool in the Hermes notation. Whoever renders the conversation explains it anew, in
+# the notation of the model's own template.
+_EXPLANATION = re.compile(r"</?tools>|</?tool_call>|pydantic model json schema|function[- ]calling AI", re.IGNORECASE)
+
+
+def _parse_hermes(row: JsonObject) -> Conversation:
+    tools = _tools_of(row.get("tools"))
+    messages: list[Message] = []
+    for number, turn in enumerate(row["conversations"], start=1):
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise BadRow(f"conversations[{number}]: expected an object with texts `from` and `value`")
+        role = _HERMES_ROLES.get(turn.get("from", ""))
+        text: str = turn["value"]
+        match role:
+            case None:
+                raise BadRow(f"conversations[{number}].from: {turn.get('from')!r} is none of {_names(_HERMES_ROLES)}")
+            case Role.SYSTEM:
+                tools = tools or [tool for block in _TOOLS.findall(text) for tool in _tools_of(block)]
+                system = _without_explanation(text)
+                if system:
+                    messages.append(Message(Role.SYSTEM, system))
+            case Role.TOOL:
+                answers = _TOOL_RESPONSE.findall(text) or [text]
+                messages.extend(Message(Role.TOOL, answer.strip()) for answer in answers)
+            case Role.ASSISTANT:
+                calls = tuple(_tool_call(_literal(block, "tool_call")) for block in _TOOL_CALL.findall(text))
+                if text.count("<tool_call>") != len(calls):
+                    raise BadRow(f"conversations[{number}]: a <tool_call> has no matching </tool_call>")
+                messages.append(Message(role, _TOOL_CALL.sub("", text).strip(), calls))
+            case _:
+                messages.append(Message(role, text))
+    return make_conversation(messages, tools)
+
+
+def _without_explanation(system: str) -> str:
+    if "<tools>" not in system:
+        return system
+    text = _TOOL_CALL.sub("<tool_call>", _TOOLS.sub("<tools>", system))
+    return "\n".join(line for line in text.splitlines() if not _EXPLANATION.search(line)).strip()
+
+
+# --- glaive ----------------------------------------------------------------------------------------------------------
+
+_GLAIVE_ROLES = {"USER": Role.USER, "ASSISTANT": Role.ASSISTANT, "FUNCTION RESPONSE": Role.TOOL}
+_GLAIVE_TURN = re.compile(r"^[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILINE)
+_GLAIVE_CALL = re.compile(r"<functioncall>(.*?)(?=<functioncall>|<\|endoftext\|>|\Z)", re.DOTALL)
+# The arguments are JSON inside single quotes, so that the whole is not JSON.
+_GLAIVE_QUOTED = re.compile(r"""\{\s*"name"\s*:\s*"([^"]+)"\s*,\s*"arguments"\s*:\s*'(.*)'\s*\}\s*""", re.DOTALL)
+_GLAIVE_END = "<|endoftext|>"
+_GLAIVE_EXPLANATION = re.compile(r"\s*with access to the following functions\. Use them if required\s*-?\s*")
+
+
+def _parse_glaive(row: JsonObject) -> Conversation:
+    system, tools = _glaive_system(row.get("system") or "")
+    messages = [Message(Role.SYSTEM, system)] if system else []
+    parts = _GLAIVE_TURN.split(row["chat"])
+    if parts[0].strip():
+        raise BadRow(f"chat: begins with {parts[0].strip()[:40]!r}; expected USER:")
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        role = _GLAIVE_ROLES[name]
+        calls: tuple[ToolCall, ...] = ()
+        if role is Role.ASSISTANT:
+            calls = tuple(_glaive_call(block) for block in _GLAIVE_CALL.findall(text))
+            text = _GLAIVE_CALL.sub("", text)
+        messages.append(Message(role, text.replace(_GLAIVE_END, "").strip(), calls))
+    return make_conversation(messages, tools)
+
+
+def _glaive_system(system: str) -> tuple[str, list[JsonObject]]:
+    text, brace, schemas = system.removeprefix("SYSTEM:").partition("{")
+    tools: list[JsonObject] = []
+    rest = (brace + schemas).strip()
+    while rest:
+        # Schemas stand behind each other without a separator.
+        try:
+            schema, end = json.JSONDecoder().raw_decode(rest)
+        except json.JSONDecodeError as error:
+            raise BadRow(f"system: function {len(tools) + 1} is not JSON: {error}") from error
+        tools.append(_tool(schema))
+        rest = rest[end:].lstrip(" \t\r\n,")
+    return _GLAIVE_EXPLANATION.sub(".", text).strip(), tools
+
+
+def _glaive_call(block: str) -> ToolCall:
+    quoted = _GLAIVE_QUOTED.fullmatch(block.strip())
+    if quoted is None:
+        return _tool_call(_literal(block, "<functioncall>"))
+    return _tool_call({"name": quoted[1], "arguments": _literal(quoted[2].replace("\\'", "'"), "<functioncall>")})
+
+
+# --- openai ----------------------------------------------------------------------------------------------------------
+
+_OPENAI_ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
+
+
+def _parse_openai(row: JsonObject) -> Conversation:
+    messages: list[Message] = []
+    call_ids: list[str | None] = []
+    answers: dict[str | None, Message] = {}
+    for number, turn in enumerate(row["messages"], start=1):
+        where = f"messages[{number}]"
+        if not isinstance(turn, dict):
+            raise BadRow(f"{where}: expected an object with `role` and `content`")
+        role = _OPENAI_ROLES.get(turn.get("role", ""))
+        if role is None:
+            raise BadRow(f"{where}.role: {turn.get('role')!r} is none of {_names(_OPENAI_ROLES)}")
+        content = _openai_content(turn.get("content"), where)
+        if role is Role.TOOL:
+            answers[turn.get("tool_call_id")] = Message(role, content)
+            messages.append(Message(role, content))
+            if len(answers) == len(call_ids) and set(answers) == set(call_ids):
+                # The answers of parallel calls may come in any order; here they stand in the order of the calls.
+                messages[-len(call_ids) :] = [answers[call_id] for call_id in call_ids]
+            continue
+        calls = turn.get("tool_calls") or [] if role is Role.ASSISTANT else []
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            raise BadRow(f"{where}.tool_calls: expected a list of objects")
+        call_ids, answers = [call.get("id") for call in calls], {}
+        messages.append(Message(role, content, tuple(_tool_call(call.get("function", call)) for call in calls)))
+    return make_conversation(messages, _tools_of(row.get("tools")))
+
+
+def _openai_content(content: Any, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return "".join(str(part.get("text", "")) for part in content)
+    raise BadRow(f"{where}.content: expected a text or a list of parts of type text")
+
+
+# --- tools, in whatever notation --------------------------------------------------------------------------------------
+
+
+def _tools_of(value: Any) -> list[JsonObject]:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
+    tools = _literal(value, "tools") if isinstance(value, str) else value
+    if isinstance(tools, dict):
+        tools = [tools]
+    if not isinstance(tools, list):
+        raise BadRow(f"tools: expected a list of functions, found {type(tools).__name__}")
+    return [_tool(tool) for tool in tools]
+
+
+def _tool(tool: Any) -> JsonObject:
+    """Bring a tool into OpenAI's notation, which chat templates expect."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow("tools: a function has no `name`")
+    return {"type": "function", "function": _without_nulls(function)}
+
+
+def _without_nulls(value: Any) -> Any:
+    # NB: a Parquet file gives every object the fields of all others, filled with null.
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _tool_call(call: Any) -> ToolCall:
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        raise BadRow("a tool call has no `name`")
+    arguments = call.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _literal(arguments, f"arguments of {call['name']}") if arguments.strip() else {}
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        raise BadRow(f"arguments of {call['name']}: expected an object, found {type(arguments).__name__}")
+    return ToolCall(call["name"], arguments)
+
+
+def _literal(text: str, what: str) -> Any:
+    """Read JSON or, as parts of the Hermes data are written, a Python literal."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise BadRow(f"{what}: is not JSON: {error}: {text.strip()[:80]!r}") from error
+
+
+def _names(roles: dict[str, Role]) -> str:
+    return ", ".join(roles)
+
+
+_TYPE_NAMES = {list: "list", str: "text"}
+_PARSERS: dict[DatasetFormat, Callable[[JsonObject], Conversation]] = {
+    DatasetFormat.HERMES: _parse_hermes,
+    DatasetFormat.GLAIVE: _parse_glaive,
+    DatasetFormat.OPENAI: _parse_openai,
+}
