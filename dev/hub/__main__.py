@@ -48,7 +48,7 @@ def _build(cache: Path) -> int:
 
     try:
         catalogue.build(Store(cache / "repositories"), catalogue.entries(cache / "downloads"), say=_say)
-    except smollm2.DownloadFailed as error:
+    except smollm2.DownloadError as error:
         print(f"cannot build {smollm2.REPOSITORY}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from dev.hub import gguf_llama, sample_datasets, smollm2, tiny_llama
-from dev.hub.store import RepositoryKind, RepositoryNotFound, Settings, Store
+from dev.hub.store import RepositoryKind, Settings, Store, UnknownRepositoryError
 
 _SAMPLE_ROWS = (sample_datasets.HERMES_ROWS, sample_datasets.GLAIVE_ROWS)
 
@@ -30,6 +30,7 @@ class Entry:
     notice: str = ""
 
     def settings(self) -> Settings:
+        """What the store is to know of the repository, the digest of its inputs included."""
         return Settings(self.gated, _digest(self.inputs), self.notice)
 
 
@@ -86,7 +87,7 @@ def build(store: Store, to_build: Iterable[Entry], say: Callable[[str], None]) -
 def _is_current(store: Store, entry: Entry) -> bool:
     try:
         return store.find(entry.kind, entry.name).settings == entry.settings()
-    except RepositoryNotFound:
+    except UnknownRepositoryError:
         return False
 
 

@@ -29,25 +29,25 @@ _LAYER_TENSORS = {
 _OTHER_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-class UnexpectedGguf(ValueError):
+class UnexpectedGgufError(ValueError):
     """The file is not the kind of model that this reader undoes."""
 
 
 class GgufLlama:
-    """One opened GGUF file of architecture `llama` with a byte-level BPE tokenizer. Raises UnexpectedGguf."""
+    """One opened GGUF file of architecture `llama` with a byte-level BPE tokenizer. Raises UnexpectedGgufError."""
 
     def __init__(self, path: Path) -> None:
         self._reader = GGUFReader(path)
         self.path = path
         for key, expected in {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2"}.items():
             if self.value(key) != expected:
-                raise UnexpectedGguf(f"{path}: {key} is {self.value(key)!r}, not {expected!r}")
+                raise UnexpectedGgufError(f"{path}: {key} is {self.value(key)!r}, not {expected!r}")
 
     def value(self, key: str) -> Any:
-        """The metadata value under a key. Raises UnexpectedGguf if the file has none."""
+        """The metadata value under a key. Raises UnexpectedGgufError if the file has none."""
         field = self._reader.get_field(key)
         if field is None:
-            raise UnexpectedGguf(f"{self.path} has no metadata key {key}")
+            raise UnexpectedGgufError(f"{self.path} has no metadata key {key}")
         return field.contents()
 
     def weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
@@ -94,7 +94,7 @@ class GgufLlama:
     def tokenizer(self) -> Tokenizer:
         """The byte-level BPE with its special tokens; digits are split one by one before the merges."""
         if self.value("tokenizer.ggml.pre") != "smollm":
-            raise UnexpectedGguf(f"{self.path}: no pre-tokenizer known for {self.value('tokenizer.ggml.pre')!r}")
+            raise UnexpectedGgufError(f"{self.path}: no pre-tokenizer known for {self.value('tokenizer.ggml.pre')!r}")
         tokens: list[str] = self.value("tokenizer.ggml.tokens")
         merges = [tuple(merge.split(" ", 1)) for merge in self.value("tokenizer.ggml.merges")]
         vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
@@ -118,13 +118,13 @@ def digit_splitting_byte_level() -> pre_tokenizers.PreTokenizer:
 
 
 def transformers_name(gguf_name: str) -> str:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`. Raises UnexpectedGguf."""
+    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`. Raises UnexpectedGgufError."""
     match gguf_name.split("."):
         case ["blk", layer, part, "weight"] if part in _LAYER_TENSORS:
             return f"model.layers.{layer}.{_LAYER_TENSORS[part]}.weight"
         case [part, "weight"] if part in _OTHER_TENSORS:
             return f"{_OTHER_TENSORS[part]}.weight"
-    raise UnexpectedGguf(f"no place in LlamaForCausalLM is known for the tensor {gguf_name!r}")
+    raise UnexpectedGgufError(f"no place in LlamaForCausalLM is known for the tensor {gguf_name!r}")
 
 
 def undo_rotary_permutation(weight: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:

@@ -24,7 +24,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from dev.hub.store import Commit, Repository, RepositoryKind, RepositoryNotFound, RevisionNotFound, Store, StoredFile
+from dev.hub.listing import describe_repository, list_folder
+from dev.hub.store import (
+    Commit,
+    Repository,
+    RepositoryKind,
+    Store,
+    StoredFile,
+    UnknownRepositoryError,
+    UnknownRevisionError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +43,7 @@ _RANGE = re.compile(r"bytes=(?P<first>\d*)-(?P<last>\d*)")
 _IDLE_TIMEOUT_SECONDS = 120
 
 
-class RequestRefused(Exception):
+class RefusedRequestError(Exception):
     """An answer other than success. `error_code` is the Hub's X-Error-Code, which clients turn into exceptions."""
 
     def __init__(self, status: HTTPStatus, error_code: str, message: str) -> None:
@@ -106,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "finetune-hub-mirror"
     timeout = _IDLE_TIMEOUT_SECONDS
+    disable_nagle_algorithm = True  # head and body are two writes; Nagle would hold the second for 40 ms
     server: HubServer
 
     def do_GET(self) -> None:
@@ -124,14 +134,14 @@ class _Handler(BaseHTTPRequestHandler):
             elif path == "/":
                 self._send_json([f"{found.kind}/{found.name}" for found in self.server.store.list_repositories()])
             else:
-                raise RequestRefused(HTTPStatus.NOT_FOUND, "", f"this mirror does not serve {path}")
-        except RepositoryNotFound as error:
-            self._refuse(RequestRefused(HTTPStatus.NOT_FOUND, "RepoNotFound", str(error)))
-        except RevisionNotFound as error:
-            self._refuse(RequestRefused(HTTPStatus.NOT_FOUND, "RevisionNotFound", str(error)))
-        except RequestRefused as refusal:
+                self._refuse(RefusedRequestError(HTTPStatus.NOT_FOUND, "", f"this mirror does not serve {path}"))
+        except UnknownRepositoryError as error:
+            self._refuse(RefusedRequestError(HTTPStatus.NOT_FOUND, "RepoNotFound", str(error)))
+        except UnknownRevisionError as error:
+            self._refuse(RefusedRequestError(HTTPStatus.NOT_FOUND, "RevisionNotFound", str(error)))
+        except RefusedRequestError as refusal:
             self._refuse(refusal)
-        except (BrokenPipeError, ConnectionResetError):
+        except (ConnectionError, TimeoutError):
             self.close_connection = True
             logger.info("%s went away during %s %s", self.address_string(), self.command, self.path)
 
@@ -142,13 +152,17 @@ class _Handler(BaseHTTPRequestHandler):
         verb, _, argument = (match["rest"] or "/revision/main").lstrip("/").partition("/")
         revision, _, folder = argument.partition("/")
         if verb == "revision":
-            return _describe_repository(repository, repository.resolve(unquote(revision)))
+            return describe_repository(repository, repository.resolve(unquote(revision)))
         if verb == "tree":
-            return _list_tree(repository.resolve(unquote(revision)), unquote(folder))
+            commit = repository.resolve(unquote(revision))
+            entries = list_folder(commit, unquote(folder))
+            if not entries:
+                raise _MissingEntryError(f"{repository.kind}/{repository.name} has no folder {folder!r}", commit.sha)
+            return entries
         if verb == "refs":
             main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.resolve("main").sha}
             return {"branches": [main], "tags": [], "converts": []}
-        raise RequestRefused(HTTPStatus.NOT_FOUND, "", f"this mirror does not serve {self.path}")
+        raise RefusedRequestError(HTTPStatus.NOT_FOUND, "", f"this mirror does not serve {self.path}")
 
     def _send_json(self, content: object) -> None:
         body = json.dumps(content).encode()
@@ -168,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = repository.resolve(unquote(match["revision"]))
         file = commit.files.get(unquote(match["path"]))
         if file is None:
-            raise _entry_not_found(repository, commit, unquote(match["path"]))
+            raise _missing_entry(repository, commit, unquote(match["path"]))
         first, end = self._requested_range(file)
         self.send_response(HTTPStatus.OK if end - first == file.size_bytes else HTTPStatus.PARTIAL_CONTENT)
         self._send_file_headers(commit, file, first, end)
@@ -181,13 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             message = f"Access to {repository.name} is restricted: log in with a token"
-            raise RequestRefused(HTTPStatus.UNAUTHORIZED, "GatedRepo", message)
+            raise RefusedRequestError(HTTPStatus.UNAUTHORIZED, "GatedRepo", message)
         if not self.server.token or token.strip() != self.server.token:
             message = f"Access to {repository.name} is restricted and this token is not in the authorized list"
-            raise RequestRefused(HTTPStatus.FORBIDDEN, "GatedRepo", message)
+            raise RefusedRequestError(HTTPStatus.FORBIDDEN, "GatedRepo", message)
 
     def _requested_range(self, file: StoredFile) -> tuple[int, int]:
-        """The bytes [first, end) that were asked for: the whole file without a Range header, or with one of many parts."""
+        """The bytes [first, end) that were asked for: the whole file unless a Range header names one part of it."""
         match = _RANGE.fullmatch(self.headers.get("Range", "").strip())
         if match is None or not (match["first"] or match["last"]):
             return 0, file.size_bytes
@@ -197,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         end = min(int(match["last"]) + 1, file.size_bytes) if match["last"] else file.size_bytes
         if first >= end:
             message = f"{file.path} has {file.size_bytes} bytes; asked for {match.group()}"
-            raise RequestRefused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "", message)
+            raise RefusedRequestError(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "", message)
         return first, end
 
     def _send_file_headers(self, commit: Commit, file: StoredFile, first: int, end: int) -> None:
@@ -227,13 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Refusals and the log
 
-    def _refuse(self, refusal: RequestRefused) -> None:
+    def _refuse(self, refusal: RefusedRequestError) -> None:
         body = json.dumps({"error": str(refusal)}).encode()
         self.send_response(refusal.status)
         if refusal.error_code:
             self.send_header("X-Error-Code", refusal.error_code)
         self.send_header("X-Error-Message", str(refusal).encode("ascii", "replace").decode())
-        if isinstance(refusal, _EntryNotFound):
+        if isinstance(refusal, _MissingEntryError):
             self.send_header("X-Repo-Commit", refusal.commit_sha)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -241,16 +255,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 (http.server's signature)
         # The path and never the headers: those carry the token.
         status = code.value if isinstance(code, HTTPStatus) else code
         logger.info("%s %s %s", self.command, self.path, status)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's signature)
         logger.info(format, *args)
 
 
-class _EntryNotFound(RequestRefused):
+class _MissingEntryError(RefusedRequestError):
     """The commit has no such file. The commit goes with the answer: clients cache the absence under it."""
 
     def __init__(self, message: str, commit_sha: str) -> None:
@@ -258,44 +272,5 @@ class _EntryNotFound(RequestRefused):
         self.commit_sha = commit_sha
 
 
-def _entry_not_found(repository: Repository, commit: Commit, path: str) -> _EntryNotFound:
-    return _EntryNotFound(f"{repository.kind}/{repository.name} has no file {path!r} at {commit.sha}", commit.sha)
-
-
-def _describe_repository(repository: Repository, commit: Commit) -> dict[str, object]:
-    """The Hub's description of a repository at a commit, as far as the mirror has something true to say."""
-    id_field = {"models": "modelId", "datasets": "datasetId"}[repository.kind]
-    return {
-        "id": repository.name,
-        id_field: repository.name,
-        "sha": commit.sha,
-        "private": False,
-        "disabled": False,
-        "gated": "manual" if repository.settings.gated else False,
-        "tags": [],
-        "siblings": [
-            {"rfilename": file.path, "size": file.size_bytes, "blobId": file.git_sha1} | _lfs_entry(file)
-            for file in commit.files.values()
-        ],
-    }
-
-
-def _list_tree(commit: Commit, folder: str) -> list[dict[str, object]]:
-    """Every file under a folder at any depth, as `recursive=true` asks; folders themselves are not listed."""
-    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
-    files = [file for file in commit.files.values() if file.path.startswith(prefix)]
-    if prefix and not files:
-        raise _EntryNotFound(f"no folder {folder!r} at {commit.sha}", commit.sha)
-    return [
-        {"type": "file", "path": file.path, "size": file.size_bytes, "oid": file.git_sha1} | _lfs_entry(file)
-        for file in files
-    ]
-
-
-def _lfs_entry(file: StoredFile) -> dict[str, object]:
-    if not file.is_lfs:
-        return {}
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.sha256}\nsize {file.size_bytes}\n"
-    # The same digest under both names: `tree` calls it oid, the siblings of a repository sha256.
-    digest = {"oid": file.sha256, "sha256": file.sha256}
-    return {"lfs": {**digest, "size": file.size_bytes, "pointerSize": len(pointer)}}
+def _missing_entry(repository: Repository, commit: Commit, path: str) -> _MissingEntryError:
+    return _MissingEntryError(f"{repository.kind}/{repository.name} has no file {path!r} at {commit.sha}", commit.sha)

