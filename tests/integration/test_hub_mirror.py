@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
 from dev.hub.server import HubServer, LineCut, serving
 from dev.hub.store import Settings, Store
@@ -127,12 +128,13 @@ def test_a_pinned_revision_stays_what_it_was_when_main_moves(tmp_path: Path) -> 
 
 def test_files_are_listed_with_sizes_and_the_digests_of_git_and_lfs(hub: HubServer, store: Store) -> None:
     files = store.find("models", MODEL).resolve("main").files
-    listed = {entry.path: entry for entry in HfApi(endpoint=hub.endpoint).list_repo_tree(MODEL, recursive=True)}
+    entries = HfApi(endpoint=hub.endpoint).list_repo_tree(MODEL, recursive=True)
+    listed = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     assert {path: (entry.size, entry.blob_id) for path, entry in listed.items()} == {
         path: (file.size_bytes, file.git_sha1) for path, file in files.items()
     }
-    assert listed["model.safetensors"].lfs.sha256 == files["model.safetensors"].sha256
-    assert listed["config.json"].lfs is None
+    digests = {path: entry.lfs and entry.lfs.sha256 for path, entry in listed.items()}
+    assert digests == {"config.json": None, "empty.txt": None, "model.safetensors": files["model.safetensors"].sha256}
 
 
 def test_a_folder_is_listed_alone(hub: HubServer) -> None:
