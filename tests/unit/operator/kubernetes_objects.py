@@ -1,0 +1,141 @@
+"""Objects as the API server hands them out, in the states that Kubernetes brings them into.
+
+The words are those of a real cluster (v1.34), copied from what kubectl printed.
+"""
+
+import json
+from typing import Any
+
+Body = dict[str, Any]
+
+CREATED = "2026-11-23T05:00:00Z"
+ENDED = "2026-11-23T05:10:00Z"
+JOB_UID = "0f6e3a52-7e1e-4a6e-9d8d-d1f2a3b4c5d6"
+
+NO_NODE = (
+    "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: 2 No preemption "
+    "victims found for incoming pod."
+)
+UNBOUND = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found"
+NO_CLASS = 'storageclass.storage.k8s.io "no-such" not found'
+QUOTA = 'pods "demo-prepare-x" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2'
+
+
+def pod(name: str, owner_uid: str = "owner", **status: Any) -> Body:
+    """A pod of a Kubernetes Job."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": f"uid-of-{name}",
+            "resourceVersion": "1",
+            "creationTimestamp": CREATED,
+            "labels": {"finetune.dev/job": "demo", "app.kubernetes.io/managed-by": "finetune-operator"},
+            "ownerReferences": [{"kind": "Job", "name": "owner", "uid": owner_uid, "controller": True}],
+        },
+        "status": {"phase": "Pending", **status},
+    }
+
+
+def unschedulable(words: str = NO_NODE) -> Body:
+    return {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}],
+    }
+
+
+def waiting(reason: str, message: str = "") -> Body:
+    return {"phase": "Pending", "containerStatuses": [_container({"waiting": {"reason": reason, "message": message}})]}
+
+
+def running(ip: str = "10.244.0.7") -> Body:
+    return {"phase": "Running", "podIP": ip, "containerStatuses": [_container({"running": {"startedAt": CREATED}})]}
+
+
+def ended(
+    message: str | Body = "", exit_code: int = 0, reason: str | None = None, finished_at: str = ENDED, **status: Any
+) -> Body:
+    """A container that ended; its last message is text, or a document that becomes JSON."""
+    terminated = {
+        "exitCode": exit_code,
+        "reason": reason or ("Error" if exit_code else "Completed"),
+        "finishedAt": finished_at,
+        "message": message if isinstance(message, str) else json.dumps(message),
+    }
+    return {
+        "phase": "Failed" if exit_code else "Succeeded",
+        "podIP": "10.244.0.7",
+        "containerStatuses": [_container({"terminated": terminated})],
+        **status,
+    }
+
+
+def disrupted(reason: str, message: str = "") -> Body:
+    return {
+        "phase": "Running",
+        "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}],
+    }
+
+
+def claim(name: str, phase: str = "Bound", access_mode: str = "ReadWriteMany", **metadata: Any) -> Body:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": f"uid-of-{name}",
+            "resourceVersion": "1",
+            "creationTimestamp": CREATED,
+            **metadata,
+        },
+        "spec": {"accessModes": [access_mode], "storageClassName": "no-such"},
+        "status": {"phase": phase},
+    }
+
+
+def warning(reason: str, message: str, at: str = CREATED) -> Body:
+    return {"kind": "Event", "type": "Warning", "reason": reason, "message": message, "lastTimestamp": at}
+
+
+PREPARED: Body = {
+    "model": "someone/tiny@0123456789abcdef0123456789abcdef01234567",
+    "modelFamily": "llama",
+    "modelPath": "models/someone--tiny@0123456789abcdef0123456789abcdef01234567",
+    "dataPath": "datasets/00ff",
+    "datasets": [{"name": "someone/rows", "rowsRead": 60, "rowsKept": 58, "dropped": {"no assistant turn": 2}}],
+    "parameters": 134_515_008,
+    "trainableParameters": 4_884_480,
+    "tokens": 51_234,
+    "trainedTokens": 20_000,
+    "sequences": 100,
+    "worldSize": 2,
+    "globalBatch": 4,
+    "stepsPerEpoch": 10,
+    "totalSteps": 30,
+    "warmupSteps": 3,
+    "precision": "fp32",
+    "sharding": "replicate",
+    "estimatedMemoryBytes": 1_000_000,
+}
+TRAINED: Body = {
+    "steps": 30,
+    "firstLoss": 5.5,
+    "finalLoss": 2.25,
+    "tokens": 153_702,
+    "tokensPerSecond": 1234.5,
+    "adapterPath": "jobs/team/demo/uid/adapter",
+    "adapterDigest": "sha256:00ff",
+}
+PREPARED_MESSAGE: Body = {"reason": "Succeeded", "message": "prepared", "prepared": PREPARED}
+TRAINED_MESSAGE: Body = {"reason": "Succeeded", "message": "trained", "trained": TRAINED}
+
+
+def failure_message(reason: str, message: str = "what happened, and what to do") -> Body:
+    return {"reason": reason, "message": message}
+
+
+def _container(state: Body) -> Body:
+    return {"name": "trainer", "image": "trainer:1", "ready": "running" in state, "restartCount": 0, "state": state}

@@ -1,0 +1,155 @@
+"""What a person reads when a pod, a Job or a claim is in trouble."""
+
+from typing import Any
+
+import pytest
+from finetune_operator import causes
+
+from tests.unit.operator import kubernetes_objects as objects
+
+WAITS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "GPUs that no node has: the scheduler's own words": (
+        objects.unschedulable(),
+        "Unschedulable",
+        "2 Insufficient nvidia.com/gpu",
+    ),
+    "an image that is not there": (
+        objects.waiting("ImagePullBackOff", 'Back-off pulling image "trainer:1"'),
+        "ImagePullFailed",
+        'Back-off pulling image "trainer:1"',
+    ),
+    "an image name that is none": (
+        objects.waiting("InvalidImageName", "couldn't parse image name"),
+        "ImagePullFailed",
+        "imagePullSecrets",
+    ),
+    "an object that the container needs is missing": (
+        objects.waiting("CreateContainerConfigError", 'configmap "demo-config" not found'),
+        "ContainerNotCreated",
+        'configmap "demo-config" not found',
+    ),
+}
+DOES_NOT_WAIT: dict[str, dict[str, Any]] = {
+    "it is new": {"phase": "Pending"},
+    "its image is being pulled": objects.waiting("ContainerCreating"),
+    "it runs": objects.running(),
+    "it has ended": objects.ended(objects.PREPARED_MESSAGE),
+}
+FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "the trainer says why": (
+        objects.ended(objects.failure_message("Diverged", "loss is NaN at step 3"), exit_code=1),
+        "Diverged",
+        "loss is NaN at step 3",
+    ),
+    "killed for memory, whatever its last message": (
+        objects.ended("", exit_code=137, reason="OOMKilled"),
+        "OOMKilled",
+        "Raise memory",
+    ),
+    "killed by a signal": (objects.ended("", exit_code=139), "Killed", "signal 11"),
+    "an image without the trainer: the end of its log": (
+        objects.ended("python: No module named finetune_trainer", exit_code=1),
+        "Error",
+        "No module named finetune_trainer",
+    ),
+    "evicted by its node": (
+        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+        "Evicted",
+        "low on resource: memory",
+    ),
+    "refused by its node": (
+        {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"},
+        "PodRejected",
+        "enough resource: cpu",
+    ),
+    "preempted": (
+        objects.disrupted(
+            "PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"
+        ),
+        "Preempted",
+        "higher priority",
+    ),
+    "its node is gone": (objects.disrupted("DeletionByTaintManager"), "NodeLost", "not reachable"),
+    "its node is drained": (objects.disrupted("EvictionByEvictionAPI"), "Evicted", "drained"),
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_a_pod_that_waits_says_for_what(case: str) -> None:
+    status, reason, words = WAITS[case]
+    trouble = causes.why_pod_waits(objects.pod("demo-prepare-x", **status), ())
+    assert trouble is not None
+    assert trouble.reason == reason
+    assert words in trouble.message
+    assert "demo-prepare-x" in trouble.message
+
+
+@pytest.mark.parametrize("case", DOES_NOT_WAIT)
+def test_a_pod_is_not_in_trouble_when(case: str) -> None:
+    pod = objects.pod("demo-prepare-x", **DOES_NOT_WAIT[case])
+    assert causes.why_pod_waits(pod, ()) is None
+    assert causes.why_pod_failed(pod) is None
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_pod_that_failed_says_why(case: str) -> None:
+    status, reason, words = FAILURES[case]
+    trouble = causes.why_pod_failed(objects.pod("demo-a1-node-0-x", **status))
+    assert trouble is not None
+    assert trouble.reason == reason
+    assert words in trouble.message
+
+
+def test_a_long_log_is_cut_to_its_end() -> None:
+    pod = objects.pod("p", **objects.ended("x" * 4000 + "the last line", exit_code=2))
+    trouble = causes.why_pod_failed(pod)
+    assert trouble is not None
+    assert trouble.message.endswith("the last line")
+    assert len(trouble.message) < 800
+
+
+def test_a_pod_that_is_being_created_for_long_says_which_volume_is_not_there() -> None:
+    mount = objects.warning(
+        "FailedMount", 'MountVolume.SetUp failed for volume "job" : configmap "demo-config" not found'
+    )
+    trouble = causes.why_pod_waits(objects.pod("p", **objects.waiting("ContainerCreating")), [mount])
+    assert trouble is not None
+    assert trouble.reason == "VolumeNotMounted"
+    assert 'configmap "demo-config" not found' in trouble.message
+
+
+def test_a_storage_class_that_does_not_exist_is_named_with_what_to_do() -> None:
+    warnings = [objects.warning("ProvisioningFailed", objects.NO_CLASS)]
+    trouble = causes.why_claim_is_pending(objects.claim("demo-shared", phase="Pending"), warnings)
+    assert trouble is not None
+    assert trouble.reason == "StorageClassMissing"
+    assert "'no-such'" in trouble.message
+    assert "kubectl get storageclass" in trouble.message
+
+
+def test_a_claim_that_cannot_bind_says_why_in_the_newest_words() -> None:
+    warnings = [
+        objects.warning("ProvisioningFailed", "quota of the project is used up", at="2026-11-23T05:02:00Z"),
+        objects.warning("ProvisioningFailed", "rpc error: timed out", at="2026-11-23T05:01:00Z"),
+    ]
+    trouble = causes.why_claim_is_pending(objects.claim("demo-shared", phase="Pending"), warnings)
+    assert trouble is not None
+    assert trouble.reason == "ClaimPending"
+    assert "quota of the project is used up" in trouble.message
+
+
+@pytest.mark.parametrize(
+    ("phase", "warnings"),
+    [("Bound", [objects.warning("ProvisioningFailed", "an old story")]), ("Pending", [])],
+    ids=["a bound claim", "a claim that waits for its first pod"],
+)
+def test_no_trouble_is_told_of(phase: str, warnings: list[dict[str, Any]]) -> None:
+    assert causes.why_claim_is_pending(objects.claim("demo-shared", phase=phase), warnings) is None
+
+
+def test_pods_that_a_quota_refuses_are_told_in_the_api_servers_words() -> None:
+    job = {"kind": "Job", "metadata": {"name": "demo-prepare"}}
+    trouble = causes.why_job_has_no_pods(job, [objects.warning("FailedCreate", f"Error creating: {objects.QUOTA}")])
+    assert trouble is not None
+    assert trouble.reason == "PodsRefused"
+    assert "exceeded quota: small" in trouble.message
