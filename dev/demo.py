@@ -86,14 +86,13 @@ def embedded_target() -> Target:
     Raises:
         DemoError: a part failed; it has told its story already.
     """
-    from dev.cluster.images import image_references
+    from dev.cluster.image_build import OPERATOR, TRAINER
     from dev.mirror import ensure_mirror
 
     if subprocess.run([sys.executable, "-m", "dev.cluster", "up"], cwd=layout.REPOSITORY, check=False).returncode != 0:
         raise DemoError("the embedded cluster did not come up; what failed and what to do is said above")
     endpoint = ensure_mirror()
-    images = image_references()
-    values = {"image": images["operator"], "trainer.image": images["trainer"], "trainer.hubEndpoint": endpoint}
+    values = {"image": OPERATOR.reference(), "trainer.image": TRAINER.reference(), "trainer.hubEndpoint": endpoint}
     return Target(layout.binary("kubectl"), layout.binary("helm"), layout.KUBECONFIG, values)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dev.cluster import layout
-from dev.cluster.images import image_references
+from dev.cluster.image_build import OPERATOR, TRAINER
 from dev.deploy import install_chart
 from dev.mirror import ensure_mirror
 
@@ -31,10 +31,9 @@ def hub_endpoint() -> str:
 @pytest.fixture(scope="session")
 def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
     """The chart, installed as a person installs it; kubectl in the operator's namespace."""
-    images = image_references()
     values = {
-        "image": images["operator"],
-        "trainer.image": images["trainer"],
+        "image": OPERATOR.reference(),
+        "trainer.image": TRAINER.reference(),
         "trainer.hubEndpoint": hub_endpoint,
         "progressIntervalSeconds": "2",
     }

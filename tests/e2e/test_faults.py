@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dev.cluster.images import image_references
+from dev.cluster.image_build import TRAINER
 
 from tests.e2e.jobs import GATED_MODEL, start_reader, tiny_job
 from tests.e2e.kubectl import Kubectl, Manifest
@@ -72,7 +72,7 @@ def faults(module_namespace: Kubectl, tmp_path_factory: pytest.TempPathFactory) 
             },
         }
     )
-    uploader = start_reader(kubectl, image_references()["trainer"], {"/mnt/shared": "data"}, name="uploader")
+    uploader = start_reader(kubectl, TRAINER.reference(), {"/mnt/shared": "data"}, name="uploader")
     directory = tmp_path_factory.mktemp("data")
     good = Path("manifests/samples/data/function-calling-hermes.jsonl").read_text(encoding="utf-8").splitlines()
     glaive = Path("manifests/samples/data/function-calling-glaive.jsonl").read_text(encoding="utf-8")

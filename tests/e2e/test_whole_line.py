@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from dev.cluster.images import image_references
+from dev.cluster.image_build import TRAINER
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -58,7 +58,7 @@ def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.T
         loss = prometheus.query(f'last_over_time(finetune_loss{{namespace="{kubectl.namespace}"}}[10m])')
         step = prometheus.query(f'max_over_time(finetune_step{{namespace="{kubectl.namespace}"}}[10m])')
     claims = {f"/mnt/{kind}": f"{NAME}-{kind}" for kind in ("shared", "network")}
-    reader = start_reader(kubectl, image_references()["trainer"], claims)
+    reader = start_reader(kubectl, TRAINER.reference(), claims)
     yield Run(
         kubectl=kubectl,
         job=job,
