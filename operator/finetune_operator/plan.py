@@ -16,7 +16,7 @@ from finetune_operator.settings import Settings
 from finetune_trainer.contract import paths
 from finetune_trainer.contract.spec import Device
 
-# Access modes of an existing claim, by its name. A claim that was not seen yet is missing, or None.
+# Access modes by the name of a claim. One that was not seen yet is missing, or None.
 ClaimAccessModes = Mapping[str, Sequence[str] | None]
 
 SHARED_VOLUME = "shared"
@@ -105,16 +105,16 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
     Args:
         job: what the user wants.
         settings: what the administrator decided for every job.
-        claim_access_modes: access modes of the existing claims that the job names, as far as they were seen.
+        claim_access_modes: access modes of the claims in the job's namespace, as far as they were seen.
 
     Raises:
-        InvalidJob: an existing claim cannot be used as the job wants to.
+        InvalidJob: a claim cannot be used as the job wants to, or a resource is asked for twice.
     """
     compute = job.spec.compute
-    problems = _problems_of(job, claim_access_modes)
+    disks = _disks(job, claim_access_modes)
+    problems = _problems(job, settings, disks, claim_access_modes)
     if problems:
         raise InvalidJob(problems)
-    disks = _disks(job, claim_access_modes)
     roles, role_reason = _roles(disks, compute.nodes)
     return Plan(
         job=job,
@@ -144,10 +144,11 @@ def _roles(disks: tuple[Disk, ...], nodes: int) -> tuple[tuple[Role, ...], str]:
             f"Every claim can be mounted on all {nodes} nodes: one Indexed Job runs the gang.",
         )
     shared = tuple(disk for disk in disks if disk not in one_node_disks)
+    claim = f"Claim {one_node_disks[0].claim_name}"
+    seen = f"{claim} was not seen yet" if one_node_disks[0].many_nodes is None else f"{claim} goes to one node only"
     return (
         (Role(RoleName.LEADER, 1, 0, disks), Role(RoleName.WORKER, nodes - 1, 1, shared)),
-        f"Claim {one_node_disks[0].claim_name} can be mounted on one node only: a leader with rank 0 mounts it, "
-        f"the workers ({nodes - 1}) do not.",
+        f"{seen}: a leader with rank 0 mounts it, the workers ({nodes - 1}) do not.",
     )
 
 
@@ -158,12 +159,12 @@ def _disks(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> tuple[Disk
     owned = storage.reclaim is Reclaim.DELETE
 
     def disk(volume: str, wanted: SharedStorage, mount: Path, new_name: str, mode: AccessMode) -> Disk:
+        new = None if wanted.size is None else NewClaim(wanted.size, wanted.storage_class_name, mode, owned)
         claim_name = wanted.claim_name or new_name
-        if wanted.size is None:
-            many = _many_nodes(claim_access_modes.get(claim_name))
-            return Disk(volume, claim_name, PurePosixPath(mount), None, many)
-        new = NewClaim(wanted.size, wanted.storage_class_name, mode, deleted_with_job=owned)
-        return Disk(volume, claim_name, PurePosixPath(mount), new, mode is AccessMode.READ_WRITE_MANY)
+        # NB: a claim of that name may have been kept from an earlier job; it is used as it is.
+        access_modes = claim_access_modes.get(claim_name) or (None if new is None else (mode,))
+        many_nodes = None if access_modes is None else AccessMode.READ_WRITE_MANY in access_modes
+        return Disk(volume, claim_name, PurePosixPath(mount), new, many_nodes)
 
     disks = [disk(SHARED_VOLUME, storage.shared, paths.SHARED_MOUNT, names.shared_claim(name), shared_mode)]
     if storage.network is not None:
@@ -172,26 +173,30 @@ def _disks(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> tuple[Disk
     return tuple(disks)
 
 
-def _many_nodes(access_modes: Sequence[str] | None) -> bool | None:
-    return None if access_modes is None else AccessMode.READ_WRITE_MANY in access_modes
-
-
-def _problems_of(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> list[str]:
-    """Name the existing claims that cannot be used as the job wants to; one that was not seen yet is no problem."""
-    problems, nodes = [], job.spec.compute.nodes
-    for volume, wanted in ((SHARED_VOLUME, job.spec.storage.shared), (NETWORK_VOLUME, job.spec.storage.network)):
-        claim_name = wanted.claim_name if wanted is not None else None
-        modes = claim_access_modes.get(claim_name) if claim_name is not None else None
-        if modes is None:
-            continue
-        where = f"spec.storage.{volume}.claimName: claim {claim_name} has access modes {', '.join(modes) or 'none'}"
-        if all(mode == READ_ONLY_MANY for mode in modes):
-            problems.append(f"{where} and cannot be written to; name a claim that is ReadWriteMany")
-        elif volume == SHARED_VOLUME and nodes > 1 and AccessMode.READ_WRITE_MANY not in modes:
+def _problems(job: FineTuneJob, settings: Settings, disks: Sequence[Disk], access: ClaimAccessModes) -> list[str]:
+    """Name what cannot be done on this cluster; a claim that was not seen yet is no problem."""
+    problems = [_problem_of_claim(disk, job.spec.compute.nodes, access.get(disk.claim_name)) for disk in disks]
+    resources = job.spec.compute.resources
+    for kind, amounts in (("requests", resources.requests), ("limits", resources.limits)):
+        if settings.gpu_resource_name in amounts:
             problems.append(
-                f"{where}, but {nodes} nodes mount it at once; name a ReadWriteMany claim, or set compute.nodes to 1"
+                f"spec.compute.resources.{kind}: {settings.gpu_resource_name} follows from compute.gpusPerNode; leave it out"
             )
-    return problems
+    return [problem for problem in problems if problem is not None]
+
+
+def _problem_of_claim(disk: Disk, nodes: int, access_modes: Sequence[str] | None) -> str | None:
+    if not access_modes:
+        return None
+    field = f"spec.storage.{disk.volume}" + (".claimName" if disk.new is None else "")
+    origin = "" if disk.new is None else " is there already, kept from an earlier job of this name, and"
+    claim = f"{field}: claim {disk.claim_name}{origin} has access modes {', '.join(access_modes)}"
+    if all(mode == READ_ONLY_MANY for mode in access_modes):
+        return f"{claim}, so that nothing can be written to it; use a claim that is ReadWriteMany"
+    if disk.volume == SHARED_VOLUME and nodes > 1 and not disk.many_nodes:
+        remedy = "set compute.nodes to 1, or use a claim that is ReadWriteMany"
+        return f"{claim}, but {nodes} nodes have to mount it at once; {remedy}"
+    return None
 
 
 def _reasons(job: FineTuneJob, settings: Settings, disks: tuple[Disk, ...]) -> list[str]:
@@ -203,8 +208,6 @@ def _reasons(job: FineTuneJob, settings: Settings, disks: tuple[Disk, ...]) -> l
     if job.spec.storage.network is None:
         reasons.append("storage.network is not set: log files lie on the shared filesystem.")
     for disk in disks:
-        if disk.many_nodes is None:
-            reasons.append(f"Claim {disk.claim_name} was not seen yet: planned as if one node only could mount it.")
         if disk.new is None:
             continue
         storage_class = disk.new.storage_class_name or "the cluster's default storage class"

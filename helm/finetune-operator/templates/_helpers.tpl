@@ -19,14 +19,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune.dev]
   resources: [finetunejobs]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
   verbs: [patch]
-# Owner references that block deletion need it where OwnerReferencesPermissionEnforcement is on.
-- apiGroups: [finetune.dev]
-  resources: [finetunejobs/finalizers]
-  verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
@@ -35,8 +31,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [list, create, patch]
+  verbs: [list, create]
 {{- end }}

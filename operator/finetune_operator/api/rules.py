@@ -61,7 +61,7 @@ STORAGE_RULES = (
         "storageClassName is for a new claim; with claimName leave it out",
     ),
     Rule(
-        "!has(self.size) || quantity(string(self.size)).isGreaterThan(quantity('0'))",
+        "!has(self.size) || !isQuantity(string(self.size)) || quantity(string(self.size)).isGreaterThan(quantity('0'))",
         "must be more than zero",
         ".size",
     ),
@@ -95,6 +95,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
         Rule(
             "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+            "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
             "!quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",
             "each request must be at most its limit",
         ),

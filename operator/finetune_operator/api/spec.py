@@ -42,11 +42,12 @@ def _above_zero(amount: str) -> str:
     return amount
 
 
-# A whole number may be written without quotes, as everywhere in Kubernetes.
+# A whole number may be written without quotes, as everywhere in Kubernetes. NB: the validator stands after the Field,
+# or pydantic leaves the pattern out of the JSON schema.
 Quantity = Annotated[
     str,
-    BeforeValidator(_as_text),
     Field(pattern=QUANTITY_PATTERN, max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
+    BeforeValidator(_as_text),
 ]
 Size = Annotated[Quantity, AfterValidator(_above_zero)]
 

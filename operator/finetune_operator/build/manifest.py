@@ -59,7 +59,6 @@ def _owner_reference(plan: Plan) -> Manifest:
         "name": plan.name,
         "uid": plan.job.metadata.uid,
         "controller": True,
-        # NB: with the admission plugin OwnerReferencesPermissionEnforcement, true needs `update` on
-        # finetunejobs/finalizers, which the chart grants. Foreground deletion of a job then waits for its pods.
-        "blockOwnerDeletion": True,
+        # NB: without blockOwnerDeletion, because with it and the admission plugin OwnerReferencesPermissionEnforcement
+        # the operator would have to be allowed to update finetunejobs/finalizers.
     }

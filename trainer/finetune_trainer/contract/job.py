@@ -4,6 +4,7 @@ It is a FineTuneJob. The operator puts one into the ConfigMap that every pod of 
 manifest that a person wrote serves as well, because the fields that only Kubernetes needs are passed over.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +93,29 @@ def write_job(job: TrainerJob) -> str:
 
 def describe_problems(error: ValidationError, prefix: str) -> list[str]:
     """Return a line for each problem of a validation: the field's path in the manifest, and what is wrong there."""
+    found = error.errors()
     problems = []
-    for problem in error.errors():
+    for problem in found:
+        inside = [other["loc"] for other in found if other is not problem]
+        if problem["type"] == "too_short" and any(loc[: len(problem["loc"])] == problem["loc"] for loc in inside):
+            continue  # NB: pydantic counts the elements that are right, and so complains about a list's length as well
         path = prefix
         for part in problem["loc"]:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        message = "is not a known field" if problem["type"] == "extra_forbidden" else problem["msg"]
-        problems.append(f"{path}: {message.removeprefix('Value error, ')}")
+        problems.append(f"{path}: {_message(problem['type'], problem['msg'])}")
     return problems
+
+
+def _message(kind: str, words: str) -> str:
+    """Say it in the words of a manifest instead of those of Python."""
+    if kind == "extra_forbidden":
+        return "is not a known field"
+    words = words.removeprefix("Value error, ").replace(" after validation", "")
+    return re.sub(r"^(Input|String|Tuple|Dictionary) should ", "must ", words)
 
 
 def _without_cluster_fields(spec: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in spec.items() if name not in CLUSTER_FIELDS}
     if isinstance(kept.get("compute"), dict):
-        kept["compute"] = {
-            name: value for name, value in kept["compute"].items() if name not in CLUSTER_COMPUTE_FIELDS
-        }
+        kept["compute"] = {name: value for name, value in kept["compute"].items() if name not in CLUSTER_COMPUTE_FIELDS}
     return kept

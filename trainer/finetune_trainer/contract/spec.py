@@ -8,7 +8,7 @@ descriptions become the documentation of the CRD, the defaults are the recipe of
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -37,6 +37,8 @@ Revision = Annotated[
         description="Branch, tag or commit. It is pinned to a commit when the job is prepared.",
     ),
 ]
+
+
 def _stays_inside(path: str) -> str:
     if ".." in path.split("/"):
         raise ValueError("a path on the shared filesystem may not contain '..'")
@@ -161,11 +163,12 @@ class Lora(SpecModel):
         description="Linear layers of each block that get an adapter.",
     )
 
-    @model_validator(mode="after")
-    def _targets_are_unique(self) -> Self:
-        if len(set(self.targets)) != len(self.targets):
-            raise ValueError("targets: each layer may be named once")
-        return self
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_unique(cls, targets: tuple[LoraTarget, ...]) -> tuple[LoraTarget, ...]:
+        if len(set(targets)) != len(targets):
+            raise ValueError("each layer may be named once")
+        return targets
 
 
 class Precision(StrEnum):
@@ -230,9 +233,7 @@ class Training(SpecModel):
         default=True,
         description="Put several conversations into one sequence. They do not see each other.",
     )
-    precision: Precision = Field(
-        default=Precision.AUTO, description="`auto` is bf16 on a GPU and fp32 on a CPU."
-    )
+    precision: Precision = Field(default=Precision.AUTO, description="`auto` is bf16 on a GPU and fp32 on a CPU.")
     activation_checkpointing: bool = Field(
         default=True, description="Recompute activations in the backward pass: less memory, about a third more time."
     )
@@ -241,7 +242,9 @@ class Training(SpecModel):
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of the adapter's weights, the order of the data and dropout."
     )
-    log_every_steps: int = Field(default=10, ge=1, le=1_000_000, description="A line in training.log each so many steps.")
+    log_every_steps: int = Field(
+        default=10, ge=1, le=1_000_000, description="A line in training.log each so many steps."
+    )
 
 
 class Checkpoint(SpecModel):
@@ -301,7 +304,8 @@ class TrainerCompute(SpecModel):
         default=None, ge=1, le=64, description="Processes of a node. 1 when not set. Only with device cpu."
     )
     device: Device = Field(
-        default=Device.GPU, description="`cpu` trains without GPUs and asks the scheduler for none: small models, tests."
+        default=Device.GPU,
+        description="`cpu` trains without GPUs and asks the scheduler for none: small models, tests.",
     )
     sharding: Sharding = Field(
         default=Sharding.AUTO,
