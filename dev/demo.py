@@ -180,7 +180,9 @@ def report(target: Target, job: Mapping[str, Any], seconds: float) -> int:
     print()
     print(target.run("get", "finetunejob", metadata["name"], "--output", "wide"))
     if status["phase"] != "Succeeded":
-        print(f"The job has failed: {status.get('reason')}. `kubectl describe finetunejob {metadata['name']}` tells why.")
+        print(
+            f"The job has failed: {status.get('reason')}. `kubectl describe finetunejob {metadata['name']}` tells why."
+        )
         return 1
     result = status["result"]
     first, final = result["firstLoss"], result["finalLoss"]

@@ -101,7 +101,9 @@ def walk_fields(schema: Mapping[str, Any], path: str) -> Iterator[tuple[str, Map
 
 
 def _reference_row(path: str, schema: Mapping[str, Any]) -> str:
-    default = f"`{yaml.safe_dump(schema['default'], default_flow_style=True).splitlines()[0]}`" if "default" in schema else ""
+    default = (
+        f"`{yaml.safe_dump(schema['default'], default_flow_style=True).splitlines()[0]}`" if "default" in schema else ""
+    )
     if schema.get("type") == "object":
         default = ""
     text = " ".join(schema.get("description", "").split()).replace("|", "\\|")
@@ -113,11 +115,7 @@ def _type_of(schema: Mapping[str, Any]) -> str:
         return " \\| ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_type_of(schema['items'])}"
-    bounds = [
-        f"{sign} {schema[bound]:g}"
-        for bound, sign in (("minimum", ">="), ("maximum", "<="))
-        if bound in schema
-    ]
+    bounds = [f"{sign} {schema[bound]:g}" for bound, sign in (("minimum", ">="), ("maximum", "<=")) if bound in schema]
     return " ".join([str(schema.get("type", "any")), ", ".join(bounds)]).strip()
 
 
@@ -131,7 +129,11 @@ def _output(*command: str) -> str:
 def _difference(path: Path, current: str, text: str) -> Iterator[str]:
     name = str(path.relative_to(ROOT))
     return difflib.unified_diff(
-        current.splitlines(keepends=True), text.splitlines(keepends=True), f"{name} (committed)", f"{name} (generated)", n=1
+        current.splitlines(keepends=True),
+        text.splitlines(keepends=True),
+        f"{name} (committed)",
+        f"{name} (generated)",
+        n=1,
     )
 
 

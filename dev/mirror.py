@@ -23,7 +23,9 @@ def ensure_mirror() -> str:
     """
     built = subprocess.run([sys.executable, "-m", "dev.hub", "build"], cwd=REPOSITORY, check=False)
     if built.returncode != 0:
-        raise ClusterError("hub-mirror", "could not be built", "see the lines above; `python -m dev.hub build` repeats it")
+        raise ClusterError(
+            "hub-mirror", "could not be built", "see the lines above; `python -m dev.hub build` repeats it"
+        )
     part = _part()
     ensure_running(part)
     wait_until_ready(part, _answers, timeout_seconds=20, advice=f"is port {PORT} of {HOST_ADDRESS} free?")

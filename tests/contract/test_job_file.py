@@ -1,9 +1,10 @@
 """The job file is one contract for two readers."""
 
+from pydantic import BaseModel
+
 from finetune_operator.api.spec import Compute, FineTuneJobSpec
 from finetune_trainer.contract.job import CLUSTER_COMPUTE_FIELDS, CLUSTER_FIELDS
 from finetune_trainer.contract.spec import TrainerCompute, TrainerSpec
-from pydantic import BaseModel
 
 
 def _names_in_yaml(model: type[BaseModel]) -> set[str]:

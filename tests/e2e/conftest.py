@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from dev.cluster import layout
 from dev.cluster.image_build import OPERATOR, TRAINER
 from dev.deploy import install_chart
 from dev.mirror import ensure_mirror
-
 from tests.e2e.kubectl import Kubectl, fresh_namespace
 
 
@@ -35,6 +35,8 @@ def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
         "image": OPERATOR.reference(),
         "trainer.image": TRAINER.reference(),
         "trainer.hubEndpoint": hub_endpoint,
+        "trainer.prepare.cpu": "100m",
+        "trainer.prepare.memory": "512Mi",
         "progressIntervalSeconds": "2",
     }
     install_chart(layout.binary("helm"), cluster.kubeconfig, values)

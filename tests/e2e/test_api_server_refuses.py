@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+
+from finetune_operator.api.spec import FineTuneJobSpec
 from tests.e2e.kubectl import Kubectl, Refused, fresh_namespace
 from tests.factories import manifest, merged
 from tests.refused_manifests import REFUSED, REFUSED_NAMES
-
-from finetune_operator.api.spec import FineTuneJobSpec
 
 pytestmark = pytest.mark.e2e
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dev.cluster.image_build import TRAINER
 
+from dev.cluster.image_build import TRAINER
 from tests.e2e.jobs import GATED_MODEL, start_reader, tiny_job
 from tests.e2e.kubectl import Kubectl, Manifest
 

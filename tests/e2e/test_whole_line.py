@@ -5,17 +5,16 @@ The operator is restarted in the middle of the run: everything below holds all t
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dev.cluster.image_build import TRAINER
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from dev.cluster.image_build import TRAINER
 from tests.e2e.jobs import Reader, start_reader, tiny_job
 from tests.e2e.kubectl import JobView, Kubectl
 from tests.e2e.prometheus import running_prometheus
@@ -42,7 +41,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Run:
     kubectl = module_namespace
     directory = tmp_path_factory.mktemp("prometheus")
     with running_prometheus(kubectl.kubeconfig, kubectl.namespace, directory) as prometheus:
@@ -59,7 +58,7 @@ def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.T
         step = prometheus.query(f'max_over_time(finetune_step{{namespace="{kubectl.namespace}"}}[10m])')
     claims = {f"/mnt/{kind}": f"{NAME}-{kind}" for kind in ("shared", "network")}
     reader = start_reader(kubectl, TRAINER.reference(), claims)
-    yield Run(
+    return Run(
         kubectl=kubectl,
         job=job,
         table_while_running=table,
@@ -161,8 +160,11 @@ def test_deleting_the_job_keeps_its_claims_and_nothing_else(run: Run) -> None:
     run.kubectl.run("delete", "finetunejob", NAME)
     run.kubectl.wait_until(
         "children are gone",
-        lambda: not any(
-            run.kubectl.items(kind, f"finetune.dev/job={NAME}") for kind in ("jobs", "pods", "services", "configmaps")
+        lambda: (
+            not any(
+                run.kubectl.items(kind, f"finetune.dev/job={NAME}")
+                for kind in ("jobs", "pods", "services", "configmaps")
+            )
         ),
     )
     claims = run.kubectl.items("persistentvolumeclaims")
