@@ -64,7 +64,9 @@ def partial_directory(entry: Path) -> Path:
 def publish(entry: Path) -> None:
     """Give a directory that was built aside its name. What was there before, and was not ready, is removed."""
     partial = partial_directory(entry)
-    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in sorted(partial.rglob("*")) if file.is_file()}
+    sizes = {
+        str(file.relative_to(partial)): file.stat().st_size for file in sorted(partial.rglob("*")) if file.is_file()
+    }
     for name in sizes:
         _sync(partial / name)
     (partial / READY_FILE).write_text(json.dumps(sizes, indent=1), encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 JsonObject = dict[str, Any]
 
 
-class BadRow(Exception):
+class BadRowError(Exception):
     """A row that cannot be trained on. The message is the reason, told to the person who owns the data."""
 
 
@@ -49,21 +49,21 @@ def make_conversation(messages: list[Message], tools: list[JsonObject]) -> Conve
     """Make a conversation of parsed turns, leaving out those behind the assistant's last: nothing is trained on them.
 
     Raises:
-        BadRow: nothing to train on, a turn in an impossible place, or an empty turn of the assistant.
+        BadRowError: nothing to train on, a turn in an impossible place, or an empty turn of the assistant.
     """
     turns = list(messages)
     while turns and turns[-1].role is not Role.ASSISTANT:
         turns.pop()
     if not turns:
-        raise BadRow("has no turn of the assistant, so there is nothing to learn from it")
+        raise BadRowError("has no turn of the assistant, so there is nothing to learn from it")
     if Role.USER not in {message.role for message in turns}:
-        raise BadRow("has no turn of the user before the assistant's")
+        raise BadRowError("has no turn of the user before the assistant's")
     for number, message in enumerate(turns, start=1):
         before = turns[number - 2].role if number > 1 else None
         if message.role is Role.SYSTEM and number > 1:
-            raise BadRow(f"turn {number}: a system turn can only be the first")
+            raise BadRowError(f"turn {number}: a system turn can only be the first")
         if message.role is Role.TOOL and before not in (Role.ASSISTANT, Role.TOOL):
-            raise BadRow(f"turn {number}: a tool answers, but the assistant did not call one just before")
+            raise BadRowError(f"turn {number}: a tool answers, but the assistant did not call one just before")
         if message.role is Role.ASSISTANT and not message.content.strip() and not message.tool_calls:
-            raise BadRow(f"turn {number}: the assistant says nothing and calls nothing")
+            raise BadRowError(f"turn {number}: the assistant says nothing and calls nothing")
     return Conversation(tuple(turns), tuple(tools))

@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_trainer.contract.spec import DatasetFormat
 from finetune_trainer.data.conversation import (
-    BadRow,
+    BadRowError,
     Conversation,
     JsonObject,
     Message,
@@ -34,13 +34,13 @@ def parse_row(row: JsonObject, dataset_format: DatasetFormat) -> Conversation:
     """Understand a row that is written in a format.
 
     Raises:
-        BadRow: the row is not in this format (the message says which one it looks like), or is malformed.
+        BadRowError: the row is not in this format (the message says which one it looks like), or is malformed.
     """
     field, kind = SIGNATURES[dataset_format]
     if not isinstance(row.get(field), kind):
         looks_like = next((name for name, (key, type_) in SIGNATURES.items() if isinstance(row.get(key), type_)), None)
         advice = f"; the row looks like format {looks_like}: set format: {looks_like}" if looks_like else ""
-        raise BadRow(
+        raise BadRowError(
             f"is not in format {dataset_format}: no {_TYPE_NAMES[kind]} `{field}` among its fields "
             f"({', '.join(sorted(map(str, row))) or 'none'}){advice}"
         )
@@ -70,12 +70,14 @@ def _parse_hermes(row: JsonObject) -> Conversation:
     messages: list[Message] = []
     for number, turn in enumerate(row["conversations"], start=1):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise BadRow(f"conversations[{number}]: expected an object with texts `from` and `value`")
+            raise BadRowError(f"conversations[{number}]: expected an object with texts `from` and `value`")
         role = _HERMES_ROLES.get(turn.get("from", ""))
         text: str = turn["value"]
         match role:
             case None:
-                raise BadRow(f"conversations[{number}].from: {turn.get('from')!r} is none of {_names(_HERMES_ROLES)}")
+                raise BadRowError(
+                    f"conversations[{number}].from: {turn.get('from')!r} is none of {_names(_HERMES_ROLES)}"
+                )
             case Role.SYSTEM:
                 tools = tools or [tool for block in _TOOLS.findall(text) for tool in _tools_of(block)]
                 system = _without_explanation(text)
@@ -87,7 +89,7 @@ def _parse_hermes(row: JsonObject) -> Conversation:
             case Role.ASSISTANT:
                 calls = tuple(_tool_call(_literal(block, "tool_call")) for block in _TOOL_CALL.findall(text))
                 if text.count("<tool_call>") != len(calls):
-                    raise BadRow(f"conversations[{number}]: a <tool_call> has no matching </tool_call>")
+                    raise BadRowError(f"conversations[{number}]: a <tool_call> has no matching </tool_call>")
                 messages.append(Message(role, _TOOL_CALL.sub("", text).strip(), calls))
             case _:
                 messages.append(Message(role, text))
@@ -117,14 +119,14 @@ def _parse_glaive(row: JsonObject) -> Conversation:
     messages = [Message(Role.SYSTEM, system)] if system else []
     parts = _GLAIVE_TURN.split(row["chat"])
     if parts[0].strip():
-        raise BadRow(f"chat: begins with {parts[0].strip()[:40]!r}; expected USER:")
+        raise BadRowError(f"chat: begins with {parts[0].strip()[:40]!r}; expected USER:")
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
         role = _GLAIVE_ROLES[name]
         calls: tuple[ToolCall, ...] = ()
         if role is Role.ASSISTANT:
             calls = tuple(_glaive_call(block) for block in _GLAIVE_CALL.findall(text))
-            text = _GLAIVE_CALL.sub("", text)
-        messages.append(Message(role, text.replace(_GLAIVE_END, "").strip(), calls))
+        said = _GLAIVE_CALL.sub("", text) if calls else text
+        messages.append(Message(role, said.replace(_GLAIVE_END, "").strip(), calls))
     return make_conversation(messages, tools)
 
 
@@ -137,7 +139,7 @@ def _glaive_system(system: str) -> tuple[str, list[JsonObject]]:
         try:
             schema, end = json.JSONDecoder().raw_decode(rest)
         except json.JSONDecodeError as error:
-            raise BadRow(f"system: function {len(tools) + 1} is not JSON: {error}") from error
+            raise BadRowError(f"system: function {len(tools) + 1} is not JSON: {error}") from error
         tools.append(_tool(schema))
         rest = rest[end:].lstrip(" \t\r\n,")
     return _GLAIVE_EXPLANATION.sub(".", text).strip(), tools
@@ -162,10 +164,10 @@ def _parse_openai(row: JsonObject) -> Conversation:
     for number, turn in enumerate(row["messages"], start=1):
         where = f"messages[{number}]"
         if not isinstance(turn, dict):
-            raise BadRow(f"{where}: expected an object with `role` and `content`")
+            raise BadRowError(f"{where}: expected an object with `role` and `content`")
         role = _OPENAI_ROLES.get(turn.get("role", ""))
         if role is None:
-            raise BadRow(f"{where}.role: {turn.get('role')!r} is none of {_names(_OPENAI_ROLES)}")
+            raise BadRowError(f"{where}.role: {turn.get('role')!r} is none of {_names(_OPENAI_ROLES)}")
         content = _openai_content(turn.get("content"), where)
         if role is Role.TOOL:
             answers[turn.get("tool_call_id")] = Message(role, content)
@@ -176,7 +178,7 @@ def _parse_openai(row: JsonObject) -> Conversation:
             continue
         calls = turn.get("tool_calls") or [] if role is Role.ASSISTANT else []
         if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-            raise BadRow(f"{where}.tool_calls: expected a list of objects")
+            raise BadRowError(f"{where}.tool_calls: expected a list of objects")
         call_ids, answers = [call.get("id") for call in calls], {}
         messages.append(Message(role, content, tuple(_tool_call(call.get("function", call)) for call in calls)))
     return make_conversation(messages, _tools_of(row.get("tools")))
@@ -189,7 +191,7 @@ def _openai_content(content: Any, where: str) -> str:
         return content
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         return "".join(str(part.get("text", "")) for part in content)
-    raise BadRow(f"{where}.content: expected a text or a list of parts of type text")
+    raise BadRowError(f"{where}.content: expected a text or a list of parts of type text")
 
 
 # --- tools, in whatever notation --------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def _tools_of(value: Any) -> list[JsonObject]:
     if isinstance(tools, dict):
         tools = [tools]
     if not isinstance(tools, list):
-        raise BadRow(f"tools: expected a list of functions, found {type(tools).__name__}")
+        raise BadRowError(f"tools: expected a list of functions, found {type(tools).__name__}")
     return [_tool(tool) for tool in tools]
 
 
@@ -210,7 +212,7 @@ def _tool(tool: Any) -> JsonObject:
     """Bring a tool into OpenAI's notation, which chat templates expect."""
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRow("tools: a function has no `name`")
+        raise BadRowError("tools: a function has no `name`")
     return {"type": "function", "function": _without_nulls(function)}
 
 
@@ -225,14 +227,14 @@ def _without_nulls(value: Any) -> Any:
 
 def _tool_call(call: Any) -> ToolCall:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise BadRow("a tool call has no `name`")
+        raise BadRowError("a tool call has no `name`")
     arguments = call.get("arguments")
     if isinstance(arguments, str):
         arguments = _literal(arguments, f"arguments of {call['name']}") if arguments.strip() else {}
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise BadRow(f"arguments of {call['name']}: expected an object, found {type(arguments).__name__}")
+        raise BadRowError(f"arguments of {call['name']}: expected an object, found {type(arguments).__name__}")
     return ToolCall(call["name"], arguments)
 
 
@@ -244,14 +246,14 @@ def _literal(text: str, what: str) -> Any:
         try:
             return ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise BadRow(f"{what}: is not JSON: {error}: {text.strip()[:80]!r}") from error
+            raise BadRowError(f"{what}: is not JSON: {error}: {text.strip()[:80]!r}") from error
 
 
 def _names(roles: dict[str, Role]) -> str:
     return ", ".join(roles)
 
 
-_TYPE_NAMES = {list: "list", str: "text"}
+_TYPE_NAMES: dict[type, str] = {list: "list", str: "text"}
 _PARSERS: dict[DatasetFormat, Callable[[JsonObject], Conversation]] = {
     DatasetFormat.HERMES: _parse_hermes,
     DatasetFormat.GLAIVE: _parse_glaive,

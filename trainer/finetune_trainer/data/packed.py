@@ -127,6 +127,17 @@ class PackedSequences:
             )
         return cls([reader.get_batch(index) for index in range(reader.num_record_batches)])
 
+    @property
+    def num_tokens_by_sequence(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sequence, [num_sequences]."""
+        counts = [np.diff(batch.column(TOKENS).offsets.to_numpy()) for batch in self._batches]
+        return np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, np.int64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all sequences."""
+        return int(self.num_tokens_by_sequence.sum())
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_trainer.contract.termination import Reason
-from finetune_trainer.data.conversation import BadRow, JsonObject
+from finetune_trainer.data.conversation import BadRowError, JsonObject
 from finetune_trainer.errors import TrainerError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -26,7 +26,7 @@ class Row:
 
     file: str
     number: int
-    value: JsonObject | BadRow
+    value: JsonObject | BadRowError
 
     @property
     def place(self) -> str:
@@ -82,12 +82,12 @@ def _line_rows(file: TextIO, name: str) -> Iterator[Row]:
             yield Row(name, number, _object(line))
 
 
-def _object(text: str) -> JsonObject | BadRow:
+def _object(text: str) -> JsonObject | BadRowError:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return BadRow(f"is not JSON: {error}")
-    return value if isinstance(value, dict) else BadRow(f"is not a JSON object but {_kind(value)}")
+        return BadRowError(f"is not JSON: {error}")
+    return value if isinstance(value, dict) else BadRowError(f"is not a JSON object but {_kind(value)}")
 
 
 def _array_rows(file: TextIO, name: str) -> Iterator[Row]:
@@ -111,7 +111,9 @@ def _array_rows(file: TextIO, name: str) -> Iterator[Row]:
             buffer += more
             continue
         number += 1
-        yield Row(name, number, value if isinstance(value, dict) else BadRow(f"is {_kind(value)}, not a JSON object"))
+        yield Row(
+            name, number, value if isinstance(value, dict) else BadRowError(f"is {_kind(value)}, not a JSON object")
+        )
         buffer = buffer[end:]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from finetune_trainer.data.conversation import BadRow, Conversation, Role
-from finetune_trainer.data.template import ChatTemplate, ChatTurn, JsonObject
+from finetune_trainer.data.conversation import BadRowError, Conversation, JsonObject, Role
+from finetune_trainer.data.template import ChatTemplate, ChatTurn
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Renderer:
         """Return the documents of a conversation: one, unless the template writes the past anew with each turn.
 
         Raises:
-            BadRow: the template refuses the conversation, or a turn contains a special token of the model.
+            BadRowError: the template refuses the conversation, or a turn contains a special token of the model.
         """
         for number, message in enumerate(conversation.messages, start=1):
             if found := self._special_token.search(message.content):
-                raise BadRow(f"turn {number}: contains {found[0]!r}, which is a special token of this model")
+                raise BadRowError(f"turn {number}: contains {found[0]!r}, which is a special token of this model")
         return [self._tokenise(marked) for marked in self._mark(*self.template.spell(conversation))]
 
     def _mark(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText]:
@@ -67,14 +67,15 @@ class Renderer:
         of its own, as the model will see it.
         """
         documents: list[MarkedText] = []
-        text, spans = "", []
+        text = ""
+        spans: list[tuple[int, int]] = []
         for number, turn in enumerate(turns):
             if turn["role"] != Role.ASSISTANT:
                 continue
             prompt = self.template.text(turns[:number], tools, add_generation_prompt=True)
             whole = self.template.text(turns[: number + 1], tools, add_generation_prompt=False)
             if not whole.startswith(prompt):
-                raise BadRow(
+                raise BadRowError(
                     f"turn {number + 1}: the model's chat template writes the assistant's turn differently from what "
                     "its generation prompt announces"
                 )

@@ -13,7 +13,7 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.contract.termination import Reason
-from finetune_trainer.data.conversation import BadRow, Conversation, JsonObject, Message, Role, ToolCall
+from finetune_trainer.data.conversation import BadRowError, Conversation, JsonObject, Message, Role, ToolCall
 from finetune_trainer.errors import TrainerError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -52,7 +52,7 @@ def load_tokenizer(model_directory: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model_directory), local_files_only=True)
     # tokenizers raises bare Exception for a file that it cannot read.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise TrainerError(
             Reason.MODEL_UNAVAILABLE, f"{model_directory}: the tokenizer cannot be read: {error}"
         ) from error
@@ -86,20 +86,20 @@ class ChatTemplate:
         self.style = _probe(self)
 
     def text(self, turns: list[ChatTurn], tools: list[JsonObject] | None, add_generation_prompt: bool) -> str:
-        """Render turns. Raises BadRow when the template refuses them."""
+        """Render turns. Raises BadRowError when the template refuses them."""
         try:
             rendered: str = self._tokenizer.apply_chat_template(
                 turns, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False, date_string=DATE
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise BadRow(f"the model's chat template refuses it: {error}") from error
+            raise BadRowError(f"the model's chat template refuses it: {error}") from error
         return rendered
 
     def spell(self, conversation: Conversation) -> tuple[list[ChatTurn], list[JsonObject] | None]:
         """Return the turns and the tools to render, in the notation that this template takes.
 
         Raises:
-            BadRow: the conversation cannot be said in it.
+            BadRowError: the conversation cannot be said in it.
         """
         messages = conversation.messages
         has_tools = bool(conversation.tools) or any(message.tool_calls for message in messages)
@@ -145,7 +145,7 @@ def one_call_a_turn(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     of them, so the conversation ends there.
 
     Raises:
-        BadRow: there are fewer or more answers than calls.
+        BadRowError: there are fewer or more answers than calls.
     """
     turns: list[Message] = []
     position = 0
@@ -163,7 +163,7 @@ def one_call_a_turn(messages: tuple[Message, ...]) -> tuple[Message, ...]:
             turns.append(replace(message, tool_calls=message.tool_calls[:1]))
             break
         if len(answers) != len(message.tool_calls):
-            raise BadRow(
+            raise BadRowError(
                 f"turn {position - len(answers)}: {len(message.tool_calls)} parallel calls have {len(answers)} "
                 "answers, and the model's chat template takes one call a turn"
             )
@@ -177,7 +177,7 @@ def _system_into_user(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         return messages
     system, user, *rest = messages
     if user.role is not Role.USER:
-        raise BadRow("the model's chat template takes no system turn, and there is no user turn to put it into")
+        raise BadRowError("the model's chat template takes no system turn, and there is no user turn to put it into")
     return (replace(user, content=f"{system.content}\n\n{user.content}"), *rest)
 
 
@@ -223,7 +223,7 @@ def _probe(template: ChatTemplate) -> TemplateStyle:
     def shows(messages: list[Message], tools: list[JsonObject] | None, words: list[str]) -> bool:
         try:
             text = template.text(_as_structure(tuple(messages)), tools, add_generation_prompt=False)
-        except BadRow:
+        except BadRowError:
             return False
         return all(word in text for word in words)
 
@@ -231,9 +231,7 @@ def _probe(template: ChatTemplate) -> TemplateStyle:
     one_call = [_USER, Message(Role.ASSISTANT, "", _CALLS[:1]), _ANSWERS[0], _SAID]
     two_calls = [_USER, Message(Role.ASSISTANT, "", _CALLS), *_ANSWERS, _SAID]
     if not shows([_USER, _SAID], None, ["user-words", "assistant-words"]):
-        raise TrainerError(
-            Reason.MODEL_UNSUPPORTED, "the model's chat template cannot write a question and its answer"
-        )
+        raise TrainerError(Reason.MODEL_UNSUPPORTED, "the model's chat template cannot write a question and its answer")
     return TemplateStyle(
         takes_system=shows([Message(Role.SYSTEM, "system-words"), _USER, _SAID], None, ["system-words"]),
         takes_tools=shows([_USER, _SAID], tools, ["probe_tool", "described-tool", "probe_field"])

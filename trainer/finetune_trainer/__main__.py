@@ -1,0 +1,115 @@
+"""`python -m finetune_trainer prepare|train JOB.yaml`: the same verbs in a pod and on a laptop."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from finetune_trainer.contract.job import JobFileError, read_job
+from finetune_trainer.contract.paths import JOB_FILE, NETWORK_MOUNT, SHARED_MOUNT, JobPaths
+from finetune_trainer.contract.termination import (
+    TERMINATION_LOG,
+    Reason,
+    TerminationMessage,
+    write_termination,
+)
+from finetune_trainer.errors import TrainerError
+
+# The root filesystem of a pod is read-only and its user has no home, so libraries keep what they write under /tmp.
+# They read these variables when they are imported.
+LIBRARY_SETTINGS = {
+    "HF_HOME": "/tmp/huggingface",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars are for terminals; `hub` logs its progress in lines
+    "HF_HUB_DISABLE_XET": "1",  # NB: Xet keeps a second copy of what it downloads under HF_HOME, in the pod's /tmp
+    "HF_HUB_DOWNLOAD_TIMEOUT": "30",
+    "HF_HUB_ETAG_TIMEOUT": "30",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; the exit status is 0, or 1 with one line on standard error and a termination message."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    for name, value in LIBRARY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    termination = _run(options, os.environ)
+    if options.termination_log is not None or TERMINATION_LOG.exists():
+        write_termination(options.termination_log or TERMINATION_LOG, termination)
+    if termination.reason is Reason.SUCCEEDED:
+        print(termination.message)
+        return 0
+    print(f"{termination.reason}: {termination.message}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
+    parser.add_argument("verb", choices=("prepare", "train"))
+    parser.add_argument("job", type=Path, nargs="?", default=JOB_FILE, metavar="JOB.yaml", help="a FineTuneJob")
+    parser.add_argument("--shared", type=Path, default=SHARED_MOUNT, help="directory that every node sees")
+    parser.add_argument("--network", type=Path, help=f"directory for log files; {NETWORK_MOUNT} where it is mounted")
+    parser.add_argument("--termination-log", type=Path, help=f"file for the last word; {TERMINATION_LOG} in a pod")
+    return parser
+
+
+def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> TerminationMessage:
+    try:
+        return _run_verb(options, environment)
+    except TrainerError as error:
+        return TerminationMessage(
+            reason=error.reason,
+            message=error.message,
+            rank=getattr(error, "rank", None),
+            step=getattr(error, "step", None),
+            checkpoint=getattr(error, "checkpoint", None),
+        )
+    except JobFileError as error:
+        return TerminationMessage(reason=Reason.INVALID_SPEC, message=str(error))
+    except KeyboardInterrupt:
+        return TerminationMessage(reason=Reason.TERMINATED, message="stopped from the keyboard")
+    except Exception as error:  # noqa: BLE001 - whatever it is, a person has to learn of it
+        traceback.print_exc()
+        return TerminationMessage(reason=Reason.ERROR, message=f"{type(error).__name__}: {error}; see the log")
+
+
+def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> TerminationMessage:
+    job = read_job(options.job)
+    network = options.network or (NETWORK_MOUNT if NETWORK_MOUNT.is_dir() else None)
+    paths = JobPaths.of(job, options.shared.resolve(), network)
+    if options.verb == "train":
+        # Imported late: brings torch, which takes seconds that prepare does not need.
+        from finetune_trainer.launch import train
+
+        trained = train(job, paths, environment)
+        message = f"trained {trained.steps} steps, loss {trained.first_loss:.4f} -> {trained.final_loss:.4f}"
+        return TerminationMessage(reason=Reason.SUCCEEDED, message=message, trained=trained)
+    from finetune_trainer.prepare import prepare
+
+    signal.signal(signal.SIGTERM, _stop)
+    prepared = prepare(job, paths, environment)
+    rows_read = sum(dataset.rows_read for dataset in prepared.datasets)
+    rows_kept = sum(dataset.rows_kept for dataset in prepared.datasets)
+    message = (
+        f"prepared {rows_kept} of {rows_read} rows: {prepared.sequences} sequences, {prepared.tokens} tokens, "
+        f"{prepared.total_steps} steps"
+    )
+    return TerminationMessage(reason=Reason.SUCCEEDED, message=message, prepared=prepared)
+
+
+def _stop(signal_number: int, _: FrameType | None) -> NoReturn:
+    raise TrainerError(Reason.TERMINATED, f"stopped by {signal.Signals(signal_number).name} before it was done")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

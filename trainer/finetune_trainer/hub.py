@@ -1,0 +1,315 @@
+"""Models and data sets from the Hugging Face Hub into the cache on the shared filesystem.
+
+A revision is pinned to a commit first; what is fetched of that commit is fetched once, for every job on the
+filesystem. Only the files that are needed are fetched.
+"""
+
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from finetune_trainer import cache
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.errors import TrainerError
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["model", "dataset"]
+Result = TypeVar("Result")
+PUBLIC_HUB = "https://huggingface.co"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# What a model needs, by name: shape, tokenizer, chat template. The weights follow once these were found good.
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE*",
+    "model.safetensors.index.json",
+)
+# NB: Mistral's repositories hold the same weights a second time as consolidated*.safetensors.
+WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors")
+
+NUM_CONNECTIONS = 4
+RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0, 30.0)
+PROGRESS_INTERVAL_SECONDS = 10.0
+# A file's temporary copy in the directory of huggingface_hub's own bookkeeping; removed before publication.
+BOOKKEEPING = ".cache"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Which Hub, and with whose rights."""
+
+    endpoint: str | None = None
+    token: str | None = None
+    retry_delays_seconds: tuple[float, ...] = RETRY_DELAYS_SECONDS
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of a repository at one commit, with their sizes in bytes."""
+
+    kind: Kind
+    repository: str
+    commit: str
+    sizes: dict[str, int]
+
+    @property
+    def entry_name(self) -> str:
+        """What the cache calls it: `<owner>--<name>@<commit>`."""
+        return f"{self.repository.replace('/', '--')}@{self.commit}"
+
+
+def cached_model(models: Path, repository: str, revision: str) -> Path | None:
+    """Return the directory of a model that is named by its commit and is in the cache: no need to ask the Hub."""
+    entry = models / f"{repository.replace('/', '--')}@{revision}"
+    return entry if COMMIT.fullmatch(revision) and cache.is_ready(entry) else None
+
+
+def look_up(hub: Hub, kind: Kind, repository: str, revision: str) -> Snapshot:
+    """Pin a revision to a commit, and list its files.
+
+    Raises:
+        TrainerError: MODEL_UNAVAILABLE or DATA_UNAVAILABLE, with what to do.
+    """
+    api = HfApi(endpoint=hub.endpoint, token=hub.token or False)
+
+    def ask() -> ModelInfo | DatasetInfo:
+        if kind == "model":
+            return api.model_info(repository, revision=revision, files_metadata=True)
+        return api.dataset_info(repository, revision=revision, files_metadata=True)
+
+    info = _patiently(hub, kind, repository, revision, ask)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    return Snapshot(kind, repository, str(info.sha), sizes)
+
+
+def fetch_model(hub: Hub, snapshot: Snapshot, models: Path, check: Callable[[Path], object]) -> Path:
+    """Return the directory of a model in the cache, downloading it when it is not there.
+
+    Args:
+        hub: where to download from.
+        snapshot: of the model's repository.
+        models: the model cache.
+        check: called with the directory once the small files are there, before the weights; raises to refuse.
+
+    Raises:
+        TrainerError: MODEL_UNAVAILABLE, MODEL_UNSUPPORTED, STORAGE_FULL, or what `check` raises.
+    """
+    weights = _matching(snapshot, WEIGHT_FILES)
+    if not weights:
+        raise TrainerError(
+            Reason.MODEL_UNSUPPORTED,
+            f"{snapshot.repository}: has no model.safetensors or model-*-of-*.safetensors; weights in other formats "
+            "(.bin, .pth, .gguf) are not read",
+        )
+
+    def fill(directory: Path) -> None:
+        _download(hub, snapshot, _matching(snapshot, SMALL_FILES), directory)
+        check(directory)
+        _download(hub, snapshot, weights, directory)
+
+    return _fetch(models / snapshot.entry_name, fill)
+
+
+def fetch_files(hub: Hub, snapshot: Snapshot, names: list[str], entry: Path) -> Path:
+    """Return a directory with some files of a snapshot, downloading them when it is not there.
+
+    Raises:
+        TrainerError: DATA_UNAVAILABLE or MODEL_UNAVAILABLE, STORAGE_FULL.
+    """
+    return _fetch(entry, lambda directory: _download(hub, snapshot, names, directory))
+
+
+def _fetch(entry: Path, fill: Callable[[Path], None]) -> Path:
+    if cache.is_ready(entry):
+        logger.info("%s is in the cache", entry.name)
+        return entry
+    with cache.storage_faults(entry.parent), cache.locked(entry):
+        if cache.is_ready(entry):  # made by the one whom we waited for
+            return entry
+        partial = cache.partial_directory(entry)
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            fill(partial)
+        except OSError:
+            # Of a full disk nothing is kept; after a lost connection the files that are there are, for the next try.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(partial / BOOKKEEPING, ignore_errors=True)
+        cache.publish(entry)
+    return entry
+
+
+def _matching(snapshot: Snapshot, patterns: Iterable[str]) -> list[str]:
+    return [name for name in snapshot.sizes if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _download(hub: Hub, snapshot: Snapshot, names: list[str], directory: Path) -> None:
+    missing = [name for name in names if not _is_complete(directory / name, snapshot.sizes[name])]
+    num_bytes = sum(snapshot.sizes[name] for name in missing)
+    free = shutil.disk_usage(directory).free
+    if num_bytes > free:
+        raise TrainerError(
+            Reason.STORAGE_FULL,
+            f"{snapshot.repository}: {num_bytes / 1e9:.1f} GB have to be downloaded, but the shared filesystem has "
+            f"{free / 1e9:.1f} GB left. Make the volume larger or remove files",
+        )
+    if not missing:
+        return
+
+    def fetch(name: str) -> None:
+        _patiently(
+            hub,
+            snapshot.kind,
+            snapshot.repository,
+            snapshot.commit,
+            lambda: hf_hub_download(
+                snapshot.repository,
+                name,
+                repo_type=snapshot.kind,
+                revision=snapshot.commit,
+                local_dir=directory,
+                endpoint=hub.endpoint,
+                token=hub.token or False,
+            ),
+        )
+        # NB: without a connection hf_hub_download may return a file that it did not finish.
+        if not _is_complete(directory / name, snapshot.sizes[name]):
+            raise _unavailable(snapshot.kind, f"{snapshot.repository}: {name} arrived incomplete; try again")
+
+    label = f"{snapshot.repository}@{snapshot.commit[:8]}"
+    logger.info("downloading %d files of %s, %.1f MB", len(missing), label, num_bytes / 1e6)
+    with _progress(directory, label, num_bytes), ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
+        for _ in pool.map(fetch, missing):
+            pass
+
+
+def _is_complete(file: Path, num_bytes: int) -> bool:
+    return file.is_file() and file.stat().st_size == num_bytes
+
+
+@contextmanager
+def _progress(directory: Path, label: str, num_bytes: int) -> Iterator[None]:
+    """Log how much has arrived, every ten seconds."""
+    started, before = time.monotonic(), _bytes_under(directory)
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(PROGRESS_INTERVAL_SECONDS):
+            arrived = _bytes_under(directory) - before
+            rate = arrived / (time.monotonic() - started)
+            logger.info(
+                "%s: %.1f of %.1f MB (%.0f %%), %.1f MB/s",
+                label,
+                arrived / 1e6,
+                num_bytes / 1e6,
+                100 * arrived / max(num_bytes, 1),
+                rate / 1e6,
+            )
+
+    thread = threading.Thread(target=watch, name="download-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    logger.info("%s: downloaded %.1f MB in %.1f s", label, num_bytes / 1e6, time.monotonic() - started)
+
+
+def _bytes_under(directory: Path) -> int:
+    total = 0
+    for file in directory.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # renamed between listing and looking
+            continue
+    return total
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------------
+
+# NB: the base class of HTTP and connection errors is httpx's in some versions of huggingface_hub, httpx2's in others.
+_HttpError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+
+def _patiently(hub: Hub, kind: Kind, repository: str, revision: str, request: Callable[[], Result]) -> Result:
+    """Run a request, again after a pause when the Hub or the way to it is at fault."""
+    for delay_seconds in (*hub.retry_delays_seconds, None):
+        try:
+            return request()
+        except (_HttpError, OSError) as error:
+            if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+                raise  # the filesystem's
+            if delay_seconds is None or not _may_pass(error):
+                raise _explained(hub, kind, repository, revision, error) from error
+            logger.warning("%s: %s; trying again in %.0f s", repository, _first_line(error), delay_seconds)
+            time.sleep(delay_seconds)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _may_pass(error: Exception) -> bool:
+    status = _status(error)
+    return status is None or status >= 500 or status in (408, 429)
+
+
+def _status(error: Exception) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+
+
+def _explained(hub: Hub, kind: Kind, repository: str, revision: str, error: Exception) -> TrainerError:
+    page = f"{PUBLIC_HUB}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    secret = "HF_TOKEN in the Secret that spec.secretName names"
+    match error:
+        case GatedRepoError() if hub.token:
+            what = f"is gated, and the token's account has no access: accept the licence at {page} with that account"
+        case GatedRepoError():
+            what = f"is gated: accept its licence at {page}, and put a token of that account as {secret}"
+        case RevisionNotFoundError():
+            what = f"has no branch, tag or commit {revision!r}"
+        case RepositoryNotFoundError():
+            what = f"there is no such {kind}, or it is private: check the name, and {secret}"
+        case LocalEntryNotFoundError():
+            what = (
+                f"{hub.endpoint or PUBLIC_HUB} cannot be reached, or broke off: {_first_line(error.__cause__ or error)}"
+            )
+        case HfHubHTTPError() if _status(error) in (401, 403):
+            what = f"{hub.endpoint or PUBLIC_HUB} refuses the token: check {secret}"
+        case HfHubHTTPError():
+            what = f"{hub.endpoint or PUBLIC_HUB} answers {_first_line(error)}"
+        case _:
+            what = f"{hub.endpoint or PUBLIC_HUB} cannot be reached, or broke off: {_first_line(error)}"
+    return _unavailable(kind, f"{repository}: {what}")
+
+
+def _unavailable(kind: Kind, message: str) -> TrainerError:
+    return TrainerError(Reason.MODEL_UNAVAILABLE if kind == "model" else Reason.DATA_UNAVAILABLE, message)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

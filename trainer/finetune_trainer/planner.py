@@ -1,0 +1,273 @@
+"""Arithmetic before anything is held: how many steps, in which precision, sharded how, and does it fit.
+
+Knows no torch and does no I/O, so that a plan can be made anywhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from finetune_trainer.architecture import ModelShape
+from finetune_trainer.contract.spec import Device, Precision, Sharding, TrainerSpec
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.errors import TrainerError
+
+GIB = 1 << 30
+# When nobody said how much memory a GPU has: that of the smallest ones that models are trained on (A10, L4).
+ASSUMED_GPU_MEMORY_BYTES = 24 * GIB
+
+WEIGHT_BYTES = {Precision.BF16: 2, Precision.FP32: 4}
+ADAPTER_BYTES = 4  # fp32: at usual learning rates most updates are smaller than the spacing of bf16 numbers
+ADAM_BYTES = 8  # two fp32 moments
+LOSS_CHUNK_TOKENS = 1024  # logits of so many tokens exist at once
+LOGIT_BYTES = 12  # logits in bf16 and fp32, their softmax, and a copy in between
+# CUDA context, NCCL's buffers, libraries; and what the allocator cannot use.
+GPU_OVERHEAD_BYTES = 3 * GIB // 2
+CPU_OVERHEAD_BYTES = GIB // 2
+FRAGMENTATION = 0.03
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How long a run is."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak memory of one process, in bytes by what it is for."""
+
+    base_weights: int
+    gathered_weights: int  # of sharded layers, while they compute
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """All of it, in bytes."""
+        return (
+            self.base_weights
+            + self.gathered_weights
+            + self.adapter
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.logits
+            + self.overhead
+        )
+
+    def describe(self) -> str:
+        """Return the terms in GiB, the largest first."""
+        terms = sorted(vars(self).items(), key=lambda term: -term[1])
+        return ", ".join(f"{name.replace('_', ' ')} {size / GIB:.1f}" for name, size in terms if size >= GIB // 20)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What was resolved."""
+
+    steps: Steps
+    precision: Precision
+    sharding: Sharding
+    memory: MemoryEstimate
+    notes: tuple[str, ...]
+
+
+def make_plan(shape: ModelShape, spec: TrainerSpec, num_sequences: int, gpu_memory_bytes: int | None) -> TrainingPlan:
+    """Resolve what the spec leaves open, and check that it fits.
+
+    Args:
+        shape: of the base model.
+        spec: what was asked for.
+        num_sequences: packed sequences of one epoch.
+        gpu_memory_bytes: memory of one GPU; None when it is not known, then the estimate is only reported.
+
+    Raises:
+        TrainerError: WILL_NOT_FIT, with changes of the spec that do fit.
+    """
+    notes = []
+    steps = plan_steps(spec, num_sequences)
+    if steps.warmup_steps < spec.training.schedule.warmup_steps:
+        notes.append(
+            f"warm-up is {steps.warmup_steps} steps, half of the run, instead of {spec.training.schedule.warmup_steps}"
+        )
+    on_gpu = spec.compute.device is Device.GPU
+    sharding = resolve_sharding(shape, spec, gpu_memory_bytes)
+    if on_gpu and gpu_memory_bytes is None and spec.compute.sharding is Sharding.AUTO and spec.compute.world_size > 1:
+        notes.append(
+            f"sharding is {sharding}: the GPUs' memory is not known, {ASSUMED_GPU_MEMORY_BYTES // GIB} GiB assumed"
+        )
+    memory = estimate_memory(shape, spec, sharding)
+    if on_gpu and gpu_memory_bytes is not None and memory.total > gpu_memory_bytes:
+        raise TrainerError(Reason.WILL_NOT_FIT, _will_not_fit(shape, spec, memory, gpu_memory_bytes))
+    return TrainingPlan(steps, resolve_precision(spec), sharding, memory, tuple(notes))
+
+
+def plan_steps(spec: TrainerSpec, num_sequences: int) -> Steps:
+    """Count steps. The last global batch of an epoch may be short; it is trained on all the same."""
+    steps_per_epoch = min(spec.training.max_steps_per_epoch, -(-num_sequences // spec.global_batch))
+    total_steps = steps_per_epoch * spec.training.epochs
+    return Steps(steps_per_epoch, total_steps, min(spec.training.schedule.warmup_steps, total_steps // 2))
+
+
+def resolve_precision(spec: TrainerSpec) -> Precision:
+    """Return bf16 on a GPU and fp32 on a CPU, unless the spec says which."""
+    if spec.training.precision is not Precision.AUTO:
+        return spec.training.precision
+    return Precision.BF16 if spec.compute.device is Device.GPU else Precision.FP32
+
+
+def resolve_sharding(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int | None) -> Sharding:
+    """Return the sharding with the least communication that fits, unless the spec says which."""
+    compute = spec.compute
+    if compute.sharding is not Sharding.AUTO:
+        return compute.sharding
+    if compute.device is Device.CPU or compute.world_size == 1:
+        return Sharding.REPLICATE
+    available = gpu_memory_bytes or ASSUMED_GPU_MEMORY_BYTES
+    candidates = [Sharding.REPLICATE]
+    if compute.nodes > 1 and compute.num_processes_per_node > 1:
+        candidates.append(Sharding.HYBRID)
+    fitting = (sharding for sharding in candidates if estimate_memory(shape, spec, sharding).total <= available)
+    return next(fitting, Sharding.FULL)
+
+
+def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) -> MemoryEstimate:
+    """Estimate the peak memory of one process. Meant to err on the high side, by a quarter at most."""
+    weight_bytes = WEIGHT_BYTES[resolve_precision(spec)]
+    degree = {
+        Sharding.REPLICATE: 1,
+        Sharding.HYBRID: spec.compute.num_processes_per_node,
+        Sharding.FULL: spec.compute.world_size,
+    }[sharding]
+    embeddings = shape.num_parameters - shape.num_layers * shape.num_layer_parameters
+    # One layer computes while the next is gathered; embeddings and head are one unit with FSDP's root.
+    gathered = 0 if degree == 1 else weight_bytes * (embeddings + 2 * shape.num_layer_parameters)
+    adapter_parameters = shape.num_adapter_parameters(spec.lora)
+    terms = MemoryEstimate(
+        base_weights=-(-weight_bytes * shape.num_parameters // degree),
+        gathered_weights=gathered,
+        adapter=ADAPTER_BYTES * adapter_parameters,
+        gradients=ADAPTER_BYTES * adapter_parameters,
+        optimizer=ADAM_BYTES * adapter_parameters,
+        activations=_activation_bytes(shape, spec, weight_bytes),
+        logits=_logit_bytes(shape, spec, weight_bytes),
+        overhead=0,
+    )
+    fixed = GPU_OVERHEAD_BYTES if spec.compute.device is Device.GPU else CPU_OVERHEAD_BYTES
+    return replace(terms, overhead=fixed + int(FRAGMENTATION * terms.total))
+
+
+def _activation_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> int:
+    """What the forward pass keeps for the backward pass.
+
+    With checkpointing a layer keeps its input only, and one layer at a time has everything.
+    """
+    tokens = spec.training.batch_size * spec.training.max_sequence_length
+    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    # Two norms keep their input in fp32; residuals, normed inputs, attention's output; q, k, v before and after
+    # rotation; gate, up, silu(gate) and their product.
+    layer = 2 * 4 * shape.hidden_size + weight_bytes * (
+        8 * shape.hidden_size + 2 * query + 4 * key_value + 4 * shape.intermediate_size
+    )
+    # An adapter keeps its input after dropout, the mask of the dropout (a byte each), and its narrow middle.
+    mask_bytes = weight_bytes + 1 if spec.lora.dropout else 0
+    for target in spec.lora.targets:
+        layer += mask_bytes * shape.linears[target][0] + 3 * weight_bytes * spec.lora.rank
+    if not spec.training.activation_checkpointing:
+        return tokens * shape.num_layers * layer
+    return tokens * (shape.num_layers * weight_bytes * shape.hidden_size + layer)
+
+
+def _logit_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> int:
+    tokens = spec.training.batch_size * spec.training.max_sequence_length
+    chunk = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * LOGIT_BYTES
+    return chunk + 2 * weight_bytes * tokens * shape.hidden_size
+
+
+# --- what would fit ---------------------------------------------------------------------------------------------------
+
+
+def _will_not_fit(shape: ModelShape, spec: TrainerSpec, memory: MemoryEstimate, gpu_memory_bytes: int) -> str:
+    changes = changes_that_fit(shape, spec, gpu_memory_bytes)
+    advice = (
+        "It fits with " + "; or with ".join(changes)
+        if changes
+        else "No change of the spec makes it fit: use larger GPUs"
+    )
+    return (
+        f"the training needs about {memory.total / GIB:.1f} GiB on each GPU, which has "
+        f"{gpu_memory_bytes / GIB:.1f} GiB (in GiB: {memory.describe()}). {advice}"
+    )
+
+
+def changes_that_fit(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int) -> list[str]:
+    """Return changes of the spec, the least painful first, with each of which the training fits a GPU's memory."""
+
+    def fits(changed: TrainerSpec) -> bool:
+        sharding = resolve_sharding(shape, changed, gpu_memory_bytes)
+        return estimate_memory(shape, changed, sharding).total <= gpu_memory_bytes
+
+    automatic = _changed(spec, compute={"sharding": Sharding.AUTO})
+    checkpointed = _changed(automatic, training={"activation_checkpointing": True})
+    changes = []
+    if spec.compute.sharding is not Sharding.AUTO and fits(automatic):
+        changes.append("compute.sharding: auto")
+    if not spec.training.activation_checkpointing and fits(checkpointed):
+        changes.append("training.activationCheckpointing: true")
+    also = "" if checkpointed == spec else " with activation checkpointing and sharding auto"
+    if found := _first_that_fits(_smaller_batches(checkpointed), fits):
+        training = found.training
+        changes.append(
+            f"training.batchSize: {training.batch_size} and gradientAccumulation: "
+            f"{training.gradient_accumulation}{also}"
+        )
+    smallest = _smaller_batches(checkpointed)[-1] if checkpointed.training.batch_size > 1 else checkpointed
+    if found := _first_that_fits(_shorter_sequences(smallest), fits):
+        changes.append(
+            f"training.maxSequenceLength: {found.training.max_sequence_length} and batchSize: "
+            f"{found.training.batch_size}{also}"
+        )
+    if found := _first_that_fits(_more_nodes(checkpointed), fits):
+        changes.append(f"compute.nodes: {found.compute.nodes}{also}")
+    return changes
+
+
+def _first_that_fits(candidates: list[TrainerSpec], fits: Callable[[TrainerSpec], bool]) -> TrainerSpec | None:
+    return next((candidate for candidate in candidates if fits(candidate)), None)
+
+
+def _smaller_batches(spec: TrainerSpec) -> list[TrainerSpec]:
+    """Halve the batch and double the accumulation while that is exact, so that the global batch stays."""
+    candidates = []
+    batch_size, accumulation = spec.training.batch_size, spec.training.gradient_accumulation
+    while batch_size % 2 == 0:
+        batch_size, accumulation = batch_size // 2, accumulation * 2
+        candidates.append(_changed(spec, training={"batch_size": batch_size, "gradient_accumulation": accumulation}))
+    return candidates or [spec]
+
+
+def _shorter_sequences(spec: TrainerSpec) -> list[TrainerSpec]:
+    lengths = [length for length in (16384, 8192, 4096, 2048, 1024, 512) if length < spec.training.max_sequence_length]
+    return [_changed(spec, training={"max_sequence_length": length}) for length in lengths]
+
+
+def _more_nodes(spec: TrainerSpec) -> list[TrainerSpec]:
+    return [_changed(spec, compute={"nodes": spec.compute.nodes * factor}) for factor in (2, 4, 8, 16)]
+
+
+def _changed(
+    spec: TrainerSpec, training: dict[str, object] | None = None, compute: dict[str, object] | None = None
+) -> TrainerSpec:
+    return spec.model_copy(
+        update={
+            "training": spec.training.model_copy(update=training or {}),
+            "compute": spec.compute.model_copy(update=compute or {}),
+        }
+    )
