@@ -112,4 +112,7 @@ def _stop(signal_number: int, _: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    # Not sys.exit: that would wait for the threads of a download that was given up.
+    os._exit(status)

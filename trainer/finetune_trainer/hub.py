@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from finetune_trainer import cache
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.weights import WEIGHT_FILE_PATTERNS
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,6 @@ SMALL_FILES = (
     "LICENSE*",
     "model.safetensors.index.json",
 )
-# NB: Mistral's repositories hold the same weights a second time as consolidated*.safetensors.
-WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors")
 
 NUM_CONNECTIONS = 4
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0, 30.0)
@@ -120,7 +119,7 @@ def fetch_model(hub: Hub, snapshot: Snapshot, models: Path, check: Callable[[Pat
     Raises:
         TrainerError: MODEL_UNAVAILABLE, MODEL_UNSUPPORTED, STORAGE_FULL, or what `check` raises.
     """
-    weights = _matching(snapshot, WEIGHT_FILES)
+    weights = _matching(snapshot, WEIGHT_FILE_PATTERNS)
     if not weights:
         raise TrainerError(
             Reason.MODEL_UNSUPPORTED,
@@ -156,9 +155,12 @@ def _fetch(entry: Path, fill: Callable[[Path], None]) -> Path:
         partial.mkdir(parents=True, exist_ok=True)
         try:
             fill(partial)
-        except OSError:
-            # Of a full disk nothing is kept; after a lost connection the files that are there are, for the next try.
-            shutil.rmtree(partial, ignore_errors=True)
+        except (OSError, TrainerError) as error:
+            # After a lost connection what has arrived is kept for the next try; of anything else, nothing.
+            if not (
+                isinstance(error, TrainerError) and error.reason in (Reason.MODEL_UNAVAILABLE, Reason.DATA_UNAVAILABLE)
+            ):
+                shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial / BOOKKEEPING, ignore_errors=True)
         cache.publish(entry)
@@ -203,10 +205,20 @@ def _download(hub: Hub, snapshot: Snapshot, names: list[str], directory: Path) -
             raise _unavailable(snapshot.kind, f"{snapshot.repository}: {name} arrived incomplete; try again")
 
     label = f"{snapshot.repository}@{snapshot.commit[:8]}"
-    logger.info("downloading %d files of %s, %.1f MB", len(missing), label, num_bytes / 1e6)
-    with _progress(directory, label, num_bytes), ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
-        for _ in pool.map(fetch, missing):
-            pass
+    logger.info(
+        "%s: downloading %s, %.1f MB",
+        label,
+        missing[0] if len(missing) == 1 else f"{len(missing)} files",
+        num_bytes / 1e6,
+    )
+    pool = ThreadPoolExecutor(NUM_CONNECTIONS, thread_name_prefix="download")
+    with _progress(directory, label, num_bytes):
+        try:
+            for _ in pool.map(fetch, missing):
+                pass
+        finally:
+            # Whoever stops us does not wait for the other files.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_complete(file: Path, num_bytes: int) -> bool:

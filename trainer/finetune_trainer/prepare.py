@@ -25,6 +25,7 @@ from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, load_tokenizer
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.planner import GIB, TrainingPlan, make_plan
+from finetune_trainer.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
     with cache.storage_faults(paths.shared):
         model_name, model_directory = find_model(spec, paths, source)
         shape = read_shape(model_directory)
+        check_weights(model_directory, shape)
         check_length(spec, shape)
         logger.info("model %s: %s, %s parameters", model_name, shape.family, f"{shape.num_parameters:,}")
         data_directory, data = prepare_data(spec, paths, source, model_directory, shape)

@@ -4,9 +4,9 @@ torchrun hides the exit code of the process that failed, so the termination mess
 (https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/) is the contract.
 """
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -101,19 +101,15 @@ class TerminationMessage(Report):
 
 
 def write_termination(path: Path, termination: TerminationMessage) -> None:
-    """Write a termination message of at most `MAX_BYTES`; a longer text is cut in its middle.
+    """Write a termination message of at most `MAX_BYTES`.
+
+    What is too long loses, until it fits, the middle of its text, then its notes, then the list of its data sets;
+    prepared.json has them all.
 
     Raises:
         OSError: the file cannot be written.
     """
-    document = termination.model_dump(mode="json", by_alias=True, exclude_none=True)
-    text = termination.model_dump_json(by_alias=True, exclude_none=True)
-    excess = len(text.encode()) - MAX_BYTES
-    if excess > 0:
-        text = TerminationMessage.model_validate(_shortened(document, excess)).model_dump_json(
-            by_alias=True, exclude_none=True
-        )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(_fitted(termination), encoding="utf-8")
 
 
 def read_termination(text: str | None) -> TerminationMessage | None:
@@ -126,9 +122,49 @@ def read_termination(text: str | None) -> TerminationMessage | None:
         return None
 
 
-def _shortened(document: dict[str, Any], excess_bytes: int) -> dict[str, Any]:
-    message = document["message"]
-    mark = " [...] "
-    # The cut counts characters, four bytes at most each in UTF-8, so that what is left surely fits.
+def _fitted(termination: TerminationMessage) -> str:
+    text = _text(termination)
+    for shorten in (_with_shorter_message, _without_notes, _with_datasets_merged):
+        excess_bytes = len(text.encode()) - MAX_BYTES
+        if excess_bytes > 0:
+            termination = shorten(termination, excess_bytes)
+            text = _text(termination)
+    return text
+
+
+def _text(termination: TerminationMessage) -> str:
+    return termination.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _with_shorter_message(termination: TerminationMessage, excess_bytes: int) -> TerminationMessage:
+    message, mark = termination.message, " [...] "
+    # The cut counts characters, each of one byte at least, so that what is left surely fits.
     keep = max(len(message) - excess_bytes - len(mark), 200)
-    return document | {"message": message[: keep // 2] + mark + message[len(message) - keep // 2 :]}
+    if keep >= len(message):
+        return termination
+    shorter = message[: keep // 2] + mark + message[len(message) - keep // 2 :]
+    return termination.model_copy(update={"message": shorter})
+
+
+def _without_notes(termination: TerminationMessage, _: int) -> TerminationMessage:
+    return _with_prepared(termination, {"notes": ("The notes are in prepared.json",)})
+
+
+def _with_datasets_merged(termination: TerminationMessage, _: int) -> TerminationMessage:
+    datasets = termination.prepared.datasets if termination.prepared else ()
+    dropped: Counter[str] = Counter()
+    for dataset in datasets:
+        dropped.update(dataset.dropped)
+    merged = DatasetReport(
+        name=f"{len(datasets)} data sets; each is in prepared.json",
+        rows_read=sum(dataset.rows_read for dataset in datasets),
+        rows_kept=sum(dataset.rows_kept for dataset in datasets),
+        dropped=dict(dropped),
+    )
+    return _with_prepared(termination, {"datasets": (merged,)})
+
+
+def _with_prepared(termination: TerminationMessage, changes: dict[str, object]) -> TerminationMessage:
+    if termination.prepared is None:
+        return termination
+    return termination.model_copy(update={"prepared": termination.prepared.model_copy(update=changes)})

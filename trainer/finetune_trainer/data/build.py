@@ -109,7 +109,7 @@ def build_data(
         trained_tokens=int(packed.num_targets.sum()),
         sequences=len(packed),
         truncated_conversations=sum(count.truncated for count in counts),
-        notes=_notes(renderer),
+        notes=(*_notes_on_template(renderer), *(note for count in counts for note in _notes_on_rows(count))),
     )
     (directory / REPORT_FILE).write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
     return report
@@ -235,7 +235,14 @@ def _pack_documents(documents_directory: Path, training: Training, directory: Pa
     return packed
 
 
-def _notes(renderer: Renderer) -> tuple[str, ...]:
+def _notes_on_rows(count: _Count) -> list[str]:
+    if not count.bad_rows:
+        return []
+    examples = "; ".join(problem[:200] for problem in count.bad_rows[:NAMED_BAD_ROWS_IN_MESSAGE])
+    return [f"{count.dropped[MALFORMED]} malformed rows were left out: {examples}"]
+
+
+def _notes_on_template(renderer: Renderer) -> tuple[str, ...]:
     style, notes = renderer.template.style, []
     if not style.takes_tools:
         notes.append("the model's chat template takes no tools: they are written in the Hermes notation")
