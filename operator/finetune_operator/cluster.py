@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -123,19 +122,27 @@ class Cluster:
         """Return all objects of a kind in a namespace, or in all of them.
 
         Raises:
-            DefinitionMissing: FineTuneJobs are asked for and the cluster does not know them.
             ApiError: the API server refused, or did not answer.
         """
         query = [("limit", str(_LIST_PAGE))] + ([("labelSelector", label_selector)] if label_selector else [])
+        return await self._list_pages(resource, namespace, query)
+
+    async def check_definition(self, namespace: str | None) -> None:
+        """Do nothing if the cluster knows FineTuneJobs.
+
+        Raises:
+            DefinitionMissing: it does not.
+            ApiError: the API server refused, or did not answer.
+        """
         try:
-            return await self._list_pages(resource, namespace, query)
+            await self._request("list", FINE_TUNE_JOBS, namespace, query=[("limit", "1")])
         except ApiError as error:
-            if resource is FINE_TUNE_JOBS and error.status == 404:
-                raise DefinitionMissing(
-                    f"The cluster does not know FineTuneJobs. Install the CustomResourceDefinition {names.CRD_NAME}: "
-                    "`kubectl apply -f crds/finetunejobs.yaml`, or the Helm chart with crds.enabled=true."
-                ) from error
-            raise
+            if error.status != 404:
+                raise
+            raise DefinitionMissing(
+                f"The cluster does not know FineTuneJobs. Install the CustomResourceDefinition {names.CRD_NAME}: "
+                "`kubectl apply -f crds/finetunejobs.yaml`, or the Helm chart with crds.enabled=true."
+            ) from error
 
     async def find(self, kind: str, key: JobKey, name: str) -> Body | None:
         """Return an object of a job's namespace, or None when it is not there."""
@@ -206,11 +213,12 @@ class Cluster:
     async def post_event(self, job: Body, event: JobEvent, now: datetime) -> None:
         """Post an Event about a job."""
         metadata = job["metadata"]
-        moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment, microseconds = now.strftime("%Y-%m-%dT%H:%M:%SZ"), int(now.timestamp() * 1e6)
         body = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{metadata['name']}.{uuid4().hex[:16]}", "namespace": metadata["namespace"]},
+            # As client-go names them: the time in hexadecimal, so that a list of them is in order.
+            "metadata": {"name": f"{metadata['name']}.{microseconds:x}", "namespace": metadata["namespace"]},
             "involvedObject": {
                 "apiVersion": names.API_VERSION,
                 "kind": names.KIND,

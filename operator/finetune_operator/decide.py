@@ -14,12 +14,8 @@ from datetime import datetime, timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.build.config import build_config_map
-from finetune_operator.build.indexed_job import build_train_jobs
+from finetune_operator.build import build_claims, build_config_map, build_prepare_job, build_service, build_train_jobs
 from finetune_operator.build.manifest import Manifest
-from finetune_operator.build.prepare import build_prepare_job
-from finetune_operator.build.service import build_service
-from finetune_operator.build.storage import build_claims
 from finetune_operator.causes import Trouble
 from finetune_operator.names import Annotation, ConditionReason
 from finetune_operator.observe import Child, JobSeen, JobState, Observed, PodSeen, first_failure
@@ -97,8 +93,9 @@ def _wait_for_claims(plan: Plan, moment: Moment) -> Decision:
 
 
 def _acceptance(plan: Plan) -> str:
-    device = f"{plan.gpus_per_node} GPUs" if plan.gpus_per_node else f"{plan.num_processes_per_node} CPU processes"
-    return " ".join((f"{plan.num_nodes} nodes with {device} each.", *plan.reasons))
+    device = "GPU" if plan.gpus_per_node else "CPU process"
+    shape = f"{plan.num_nodes} x {plan.num_processes_per_node} {device}."
+    return " ".join((shape, *plan.reasons))
 
 
 def _prepare(

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,6 +69,11 @@ class Operator:
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
 
+    @property
+    def namespaces(self) -> tuple[str | None, ...]:
+        """Namespaces to list; None stands for all of them."""
+        return self.settings.watched_namespaces or (None,)
+
     def phases(self) -> Iterator[str]:
         """Iterate over the phases of all jobs; one that was not looked at yet is pending."""
         return (job.get("status", {}).get("phase") or Phase.PENDING.value for job in self.store.jobs())
@@ -107,6 +112,7 @@ async def _start(operator: Operator) -> bool:
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     while not stop.is_set():
         try:
+            await operator.cluster.check_definition(operator.namespaces[0])
             await _catch_up(operator)
         except (DefinitionMissing, ApiError) as error:
             if operator.waits_for != str(error):
@@ -149,12 +155,14 @@ async def _look_again(operator: Operator) -> None:
     next_catch_up = loop.time() + _CATCH_UP_SECONDS
     while True:
         await asyncio.sleep(operator.settings.resync_interval_seconds)
-        if loop.time() >= next_catch_up:
-            next_catch_up = loop.time() + _CATCH_UP_SECONDS
-            try:
+        try:
+            # NB: kopf's watch ends for good when the definition goes, and says so in its log only.
+            await operator.cluster.check_definition(operator.namespaces[0])
+            if loop.time() >= next_catch_up:
+                next_catch_up = loop.time() + _CATCH_UP_SECONDS
                 await _catch_up(operator)
-            except ApiError as error:
-                logger.warning("%s", error)
+        except ApiError as error:
+            logger.warning("%s", error)
         for key in operator.store.job_keys():
             operator.queue.add(key)
 
@@ -166,7 +174,7 @@ async def _catch_up(operator: Operator) -> None:
         selector = "" if resource is FINE_TUNE_JOBS else names.CHILD_SELECTOR
         listed = [
             body
-            for namespace in operator.settings.watched_namespaces or (None,)
+            for namespace in operator.namespaces
             for body in await operator.cluster.list_objects(resource, namespace, selector)
         ]
         for key in operator.store.catch_up(resource.kind, listed, known_before):
@@ -193,9 +201,13 @@ def _watch(registry: kopf.OperatorRegistry, resource: Resource, operator: Operat
 
 
 def _log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
-    if os.environ.get("KUBECONFIG"):
+    service_account = None if os.environ.get("KUBECONFIG") else kopf.login_with_service_account(**arguments)
+    if service_account is None:
         return kopf.login_with_kubeconfig(**arguments)
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    # By address, as every client does: by name the operator could not start while the cluster's DNS is down.
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return replace(service_account, server=server)
 
 
 def _kopf_settings() -> kopf.OperatorSettings:

@@ -113,7 +113,9 @@ def running(
     status: FineTuneJobStatus, moment: Moment, num_pods: int, series: Mapping[str, float] | None
 ) -> FineTuneJobStatus:
     """Tell that all pods of the gang run, and how far they are when rank 0 said so."""
-    told = Trouble(ConditionReason.RUNNING, f"All {num_pods} training pods run.")
+    told = Trouble(
+        ConditionReason.RUNNING, "The training pod runs." if num_pods == 1 else f"All {num_pods} training pods run."
+    )
     status = _told(status, moment, Phase.RUNNING, told.reason, {ConditionType.RUNNING: (_TRUE, told)})
     return status if series is None else _with_progress(status, series)
 

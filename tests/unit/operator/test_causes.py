@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from finetune_operator import causes
 
+from finetune_operator import causes
 from tests.unit.operator import kubernetes_objects as objects
 
 WAITS: dict[str, tuple[dict[str, Any], str, str]] = {

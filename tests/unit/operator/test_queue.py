@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from finetune_operator.queue import Backoff, WorkQueue
 
+from finetune_operator.queue import Backoff, WorkQueue
 from tests.unit.operator.virtual_clock import run_virtually
 
 Work = Callable[[str], Awaitable[float | None]]

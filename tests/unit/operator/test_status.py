@@ -1,0 +1,173 @@
+"""What a person reads in `kubectl get` and `kubectl describe`."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from finetune_operator import status as tell
+from finetune_operator.api.status import ConditionType, FineTuneJobStatus
+from finetune_operator.causes import Trouble
+from finetune_operator.status import EventType, JobEvent, Moment, duration_text, events_between
+from finetune_trainer.contract.termination import PreparedReport, TrainedReport
+from tests.unit.operator.kubernetes_objects import PREPARED, TRAINED
+
+NEW = FineTuneJobStatus()
+EARLIER = Moment(datetime(2026, 11, 23, 5, 0, tzinfo=UTC), generation=1)
+LATER = Moment(datetime(2026, 11, 23, 6, 0, tzinfo=UTC), generation=2)
+NO_ROOM = Trouble("Unschedulable", "0/2 nodes are available")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (45.4, "45s"),
+        (59.6, "1m00s"),
+        (750, "12m30s"),
+        (3900, "1h05m"),
+        (86399, "23h59m"),
+        (273600, "3d04h"),
+        (-3, "0s"),
+    ],
+)
+def test_the_time_left_is_written_as_a_person_says_it(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_a_condition_keeps_its_transition_time_while_its_answer_stays() -> None:
+    first = tell.preparing(NEW, EARLIER, None, runs=False)
+    second = tell.preparing(first, LATER, NO_ROOM, runs=False)
+    (condition,) = second.conditions
+    assert (condition.reason, condition.message) == ("Unschedulable", "0/2 nodes are available")
+    assert condition.last_transition_time == "2026-11-23T05:00:00Z"
+    assert condition.observed_generation == 2
+
+
+def test_a_condition_gets_a_new_transition_time_when_its_answer_changes() -> None:
+    first = tell.preparing(NEW, EARLIER, None, runs=True)
+    second = tell.prepared(first, LATER, PreparedReport.model_validate(PREPARED))
+    assert second.conditions[0].last_transition_time == "2026-11-23T06:00:00Z"
+
+
+def test_the_start_time_is_when_the_job_was_accepted_and_stays() -> None:
+    first = tell.accepted(NEW, EARLIER, "1 x 1 GPU.")
+    assert tell.accepted(first, LATER, "another message") == first
+    assert first.start_time == "2026-11-23T05:00:00Z"
+
+
+def test_the_summary_of_prepare_has_rows_tokens_steps_and_what_was_dropped() -> None:
+    told = tell.prepared(NEW, EARLIER, PreparedReport.model_validate(PREPARED))
+    assert told.conditions[0].message == (
+        "someone/tiny@0123456789abcdef0123456789abcdef01234567 (llama, 135M parameters, 4.88M trained): 100 sequences, "
+        "51.2k tokens, 2 of 60 rows dropped; 30 steps of 4 sequences on 2 processes, fp32, replicate."
+    )
+
+
+SERIES = {
+    "finetune_step": 412.0,
+    "finetune_steps_total": 1000.0,
+    "finetune_epoch": 1.236,
+    "finetune_loss": 1.23456,
+    "finetune_learning_rate": 0.0002,
+    "finetune_tokens_per_second": 98765.4,
+    "finetune_step_duration_seconds_sum": 2730.0,
+    "finetune_step_duration_seconds_count": 412.0,
+    "finetune_checkpoint_last_step": 400.0,
+}
+
+
+def test_progress_is_formatted_for_kubectl_get() -> None:
+    told = tell.running(NEW, EARLIER, 2, SERIES)
+    assert told.progress is not None
+    assert told.progress.model_dump() == {
+        "step": 412,
+        "total_steps": 1000,
+        "steps": "412/1000",
+        "epoch": 2,
+        "loss": 1.23456,
+        "loss_text": "1.235",
+        "learning_rate": 0.0002,
+        "tokens_per_second": 98765.4,
+        "eta": "1h04m",
+    }
+    assert told.checkpoint is not None
+    assert told.checkpoint.step == 400
+
+
+def test_before_the_first_step_there_is_neither_a_loss_nor_a_time_left() -> None:
+    series = {"finetune_step": 0.0, "finetune_steps_total": 30.0, "finetune_loss": 0.0}
+    told = tell.running(NEW, EARLIER, 2, series)
+    assert told.progress is not None
+    assert (told.progress.steps, told.progress.loss, told.progress.loss_text, told.progress.eta) == (
+        "0/30",
+        None,
+        None,
+        None,
+    )
+    assert told.checkpoint is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_left_out_because_json_cannot_say_it(value: float) -> None:
+    told = tell.running(NEW, EARLIER, 2, SERIES | {"finetune_loss": value})
+    assert told.progress is not None
+    assert (told.progress.loss, told.progress.loss_text) == (None, None)
+
+
+def test_progress_stays_as_it_was_when_rank_0_does_not_answer() -> None:
+    first = tell.running(NEW, EARLIER, 2, SERIES)
+    assert tell.running(first, LATER, 2, None).progress == first.progress
+
+
+def test_success_ends_with_the_last_step_and_no_time_left() -> None:
+    told = tell.running(tell.starting(NEW, EARLIER, None), EARLIER, 2, SERIES)
+    told = tell.succeeded(told, LATER, TrainedReport.model_validate(TRAINED))
+    assert told.progress is not None
+    assert (told.progress.steps, told.progress.loss_text, told.progress.eta) == ("30/30", "2.250", None)
+    assert told.completion_time == "2026-11-23T06:00:00Z"
+    assert tell.answer(told, ConditionType.RUNNING) == "False"
+    assert tell.is_finished(told)
+
+
+def test_a_job_whose_last_report_is_lost_has_succeeded_all_the_same() -> None:
+    told = tell.succeeded(NEW, EARLIER, None)
+    assert told.phase == "Succeeded"
+    assert told.result is None
+    assert "lost" in told.conditions[-1].message
+
+
+def test_failure_ends_the_attempt_and_says_so_in_every_condition_that_was_open() -> None:
+    told = tell.failed(tell.starting(NEW, EARLIER, None), LATER, Trouble("Diverged", "loss is NaN"))
+    answers = {condition.type.value: (condition.status.value, condition.reason) for condition in told.conditions}
+    assert answers == {
+        "Prepared": ("False", "Diverged"),
+        "Running": ("False", "Diverged"),
+        "Failed": ("True", "Diverged"),
+    }
+    assert (told.attempts[0].ended, told.attempts[0].reason) == ("2026-11-23T06:00:00Z", "Diverged")
+
+
+def test_a_refused_job_is_not_finished_because_its_spec_may_still_be_mended() -> None:
+    told = tell.refused(NEW, EARLIER, Trouble("InvalidSpec", "spec.model: is missing"))
+    assert told.phase == "Failed"
+    assert not tell.is_finished(told)
+
+
+def test_an_event_is_told_when_a_reason_changes_and_not_when_only_the_words_do() -> None:
+    waits = tell.preparing(NEW, EARLIER, NO_ROOM, runs=False)
+    other_words = tell.preparing(waits, LATER, Trouble("Unschedulable", "0/3 nodes are available"), runs=False)
+    assert events_between(NEW, waits) == (JobEvent(EventType.WARNING, "Unschedulable", "0/2 nodes are available"),)
+    assert events_between(waits, other_words) == ()
+    assert events_between(waits, waits) == ()
+
+
+def test_two_conditions_of_one_cause_are_one_event() -> None:
+    started = tell.starting(NEW, EARLIER, None)
+    told = tell.failed(started, LATER, Trouble("Diverged", "loss is NaN"))
+    assert events_between(started, told) == (JobEvent(EventType.WARNING, "Diverged", "loss is NaN"),)
+
+
+def test_a_long_message_is_cut_to_what_an_event_and_a_condition_may_hold() -> None:
+    told = tell.failed(NEW, EARLIER, Trouble("Error", "x" * 100_000))
+    assert len(told.conditions[-1].message) == 4096
+    assert [len(event.note) for event in events_between(NEW, told)] == [1024]

@@ -1,0 +1,172 @@
+"""A cluster in a dictionary, for stories about `decide`: it carries decisions out, and plays Kubernetes on demand."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_operator import observe
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.causes import Trouble
+from finetune_operator.decide import Decision, decide
+from finetune_operator.plan import make_plan
+from finetune_operator.reconcile import status_document
+from finetune_operator.status import JobEvent, events_between
+from finetune_operator.store import ObjectKey, object_key
+from tests.factories import SETTINGS, UID, manifest
+from tests.unit.operator import kubernetes_objects as objects
+
+Body = dict[str, Any]
+
+TWO_NODES: Body = {"compute": {"nodes": 2, "device": "cpu"}}
+LEADER_AND_WORKER: Body = TWO_NODES | {"storage": {"network": {"size": "1Gi", "storageClassName": "network-disk"}}}
+PREPARE, TRAIN = "prepare", "train"
+
+
+class World:
+    """One job, its children, and the time."""
+
+    def __init__(self, spec: Mapping[str, Any] | None = None, name: str = "calls") -> None:
+        self.body = manifest(spec, name)
+        self.objects: dict[ObjectKey, Body] = {}
+        self.now = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+        self.warnings: dict[ObjectKey, list[Body]] = {}
+        self.series: dict[str, float] | None = None
+        self.obstacle: Trouble | None = None
+        self.events: list[JobEvent] = []
+        self.versions = 0
+
+    @property
+    def status(self) -> FineTuneJobStatus:
+        return FineTuneJob.parse(self.body).status
+
+    def condition(self, condition_type: str) -> tuple[str, str, str]:
+        """Return a condition's status, reason and message."""
+        (found,) = [condition for condition in self.status.conditions if condition.type == condition_type]
+        return found.status.value, found.reason, found.message
+
+    def decide(self) -> Decision:
+        children = tuple(self.objects.values())
+        job = FineTuneJob.parse(self.body)
+        plan = make_plan(job, SETTINGS, observe.access_modes(children))
+        observed = observe.observe(UID, children, self.warnings, self.series, self.obstacle)
+        return decide(plan, observed, self.now, progress_interval_seconds=10)
+
+    def step(self) -> Decision:
+        """Decide once and carry it out."""
+        decision = self.decide()
+        for applied in decision.apply:
+            self.put(self.stored(applied))
+        for child in decision.delete:
+            self.remove(child.key)
+        self.events += events_between(self.status, decision.status)
+        self.body = self.body | {"status": status_document(decision.status)}
+        return decision
+
+    def settle(self) -> Decision:
+        """Step until nothing changes any more, which must not take long."""
+        for _ in range(6):
+            before = deepcopy((self.body, self.objects))
+            decision = self.step()
+            if (self.body, self.objects) == before:
+                return decision
+        raise AssertionError(f"does not come to rest: {decision}")
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def stored(self, body: Mapping[str, Any]) -> Body:
+        """Return a manifest as the API server keeps it."""
+        self.versions += 1
+        stored = deepcopy(dict(body))
+        stored["metadata"] |= {
+            "uid": f"uid-{self.versions}",
+            "resourceVersion": str(self.versions),
+            "creationTimestamp": self.now.isoformat(),
+        }
+        return stored
+
+    def put(self, body: Body) -> None:
+        self.objects[object_key(body)] = body
+
+    def remove(self, key: ObjectKey) -> None:
+        """Delete an object and what it owns, as the garbage collector does."""
+        removed = self.objects.pop(key)
+        for owned in self.owned_by(removed):
+            self.objects.pop(object_key(owned))
+
+    def delete(self, kind: str, name: str) -> None:
+        self.remove(ObjectKey(kind, name))
+
+    def owned_by(self, owner: Body) -> list[Body]:
+        return [
+            body
+            for body in self.objects.values()
+            if any(ref["uid"] == owner["metadata"]["uid"] for ref in body["metadata"].get("ownerReferences", ()))
+        ]
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(key.name for key in self.objects if key.kind == kind)
+
+    def jobs(self, stage: str) -> list[Body]:
+        return [
+            body
+            for key, body in sorted(self.objects.items())
+            if key.kind == "Job" and body["metadata"]["labels"]["finetune.dev/stage"] == stage
+        ]
+
+    def make_pods(self, stage: str) -> list[Body]:
+        """Play the Job controller: a pod for each completion."""
+        for job in self.jobs(stage):
+            for index in range(job["spec"].get("completions", 1)):
+                name = f"{job['metadata']['name']}-{index}-x"
+                if ObjectKey("Pod", name) not in self.objects:
+                    pod = self.stored(objects.pod(name, owner_uid=job["metadata"]["uid"]))
+                    pod["metadata"]["labels"] = dict(job["metadata"]["labels"])
+                    self.put(pod)
+        return self.pods(stage)
+
+    def pods(self, stage: str) -> list[Body]:
+        return [
+            body
+            for key, body in sorted(self.objects.items())
+            if key.kind == "Pod" and body["metadata"]["labels"]["finetune.dev/stage"] == stage
+        ]
+
+    def set_pods(self, stage: str, status: Mapping[str, Any]) -> None:
+        """Play the kubelet: every pod of a stage gets this status."""
+        for pod in self.make_pods(stage):
+            pod["status"] = dict(status)
+
+    def finish_jobs(self, stage: str, condition: str) -> None:
+        """Play the Job controller: every Job of a stage is Complete or Failed."""
+        for job in self.jobs(stage):
+            set_job_condition(job, condition)
+
+    def bind_claims(self) -> None:
+        for key, body in self.objects.items():
+            if key.kind == "PersistentVolumeClaim":
+                body["status"] = {"phase": "Bound"}
+
+    def until_prepared(self) -> "World":
+        """Play on until the training Jobs are there."""
+        self.settle()
+        self.bind_claims()
+        self.set_pods(PREPARE, objects.running())
+        self.settle()
+        self.set_pods(PREPARE, objects.ended(objects.PREPARED_MESSAGE))
+        self.finish_jobs(PREPARE, "Complete")
+        self.settle()
+        return self
+
+    def until_running(self) -> "World":
+        """Play on until the gang runs."""
+        self.until_prepared()
+        self.set_pods(TRAIN, objects.running())
+        self.settle()
+        return self
+
+
+def set_job_condition(job: Body, condition: str, message: str = "") -> None:
+    job["status"] = {"conditions": [{"type": condition, "status": "True", "message": message}]}
