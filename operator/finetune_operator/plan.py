@@ -119,7 +119,7 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
     return Plan(
         job=job,
         image=compute.image or settings.trainer_image,
-        image_pull_policy=compute.image_pull_policy or settings.trainer_image_pull_policy,
+        image_pull_policy=str(compute.image_pull_policy or settings.trainer_image_pull_policy),
         disks=disks,
         roles=roles,
         num_nodes=compute.nodes,
@@ -180,7 +180,7 @@ def _problems(job: FineTuneJob, settings: Settings, disks: Sequence[Disk], acces
     for kind, amounts in (("requests", resources.requests), ("limits", resources.limits)):
         if settings.gpu_resource_name in amounts:
             problems.append(
-                f"spec.compute.resources.{kind}: {settings.gpu_resource_name} follows from compute.gpusPerNode; leave it out"
+                f"spec.compute.resources.{kind}: leave {settings.gpu_resource_name} out; it follows from gpusPerNode"
             )
     return [problem for problem in problems if problem is not None]
 

@@ -7,11 +7,10 @@ from enum import StrEnum
 from typing import TypeVar
 
 from finetune_operator.errors import InvalidSettings
+from finetune_operator.quantity import QUANTITY_PATTERN
 
 Value = TypeVar("Value")
 Choice = TypeVar("Choice", bound=StrEnum)
-
-QUANTITY_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 
 
 class LogFormat(StrEnum):
@@ -153,7 +152,7 @@ def _url(text: str) -> str:
 
 
 def _quantity(text: str) -> str:
-    if not QUANTITY_PATTERN.fullmatch(text):
+    if not re.fullmatch(QUANTITY_PATTERN, text):
         raise ValueError("must be a Kubernetes quantity such as 500m or 4Gi")
     return text
 

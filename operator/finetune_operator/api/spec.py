@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from finetune_operator.api.quantity import QUANTITY_PATTERN, quantity_value
+from finetune_operator.quantity import QUANTITY_PATTERN, quantity_value
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
 from finetune_trainer.contract.spec import SpecModel, TrainerCompute, TrainerSpec, WandbMode
 

@@ -93,11 +93,12 @@ def _arguments(verb: str, mounts: Sequence[Disk]) -> list[str]:
 
 def _environment(plan: Plan, variables: Mapping[str, str]) -> list[Manifest]:
     # The root filesystem is read-only: whatever writes to a home directory or a cache writes to the scratch volume.
-    fixed = {"HOME": SCRATCH, **variables}
+    ours = {"HOME": SCRATCH}
     if plan.hub_endpoint is not None:
-        fixed[environment.HUGGING_FACE_ENDPOINT] = plan.hub_endpoint
+        ours[environment.HUGGING_FACE_ENDPOINT] = plan.hub_endpoint
     users = {variable.name: variable.value for variable in plan.job.spec.compute.env}
-    entries: list[Manifest] = [{"name": name, "value": value} for name, value in (users | fixed).items()]
+    values = {**ours, **users, **variables}
+    entries: list[Manifest] = [{"name": name, "value": value} for name, value in values.items()]
     secret_name = plan.job.spec.secret_name
     if secret_name is not None:
         entries += [_from_secret(secret_name, key) for key in environment.SECRET_NAMES]

@@ -4,12 +4,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.factories import make_job, manifest
-from tests.refused_manifests import REFUSED, REFUSED_NAMES
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.quantity import quantity_value
 from finetune_operator.errors import InvalidJob
+from finetune_operator.quantity import quantity_value
+from tests.factories import make_job, manifest
+from tests.refused_manifests import REFUSED, REFUSED_NAMES
 
 
 @pytest.mark.parametrize(("patch", "path"), REFUSED.values(), ids=REFUSED.keys())
@@ -40,9 +40,7 @@ def test_every_problem_of_a_manifest_is_named_at_once() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"apiVersion": "v1", "kind": "Pod"}, {"apiVersion": "finetune.dev/v1", "kind": "FineTuneJob"}]
-)
+@pytest.mark.parametrize(("version", "kind"), [(None, None), ("v1", "Pod"), ("finetune.dev/v1", "FineTuneJob")])
 def test_something_else_than_a_job_is_refused(version: str | None, kind: str | None) -> None:
     with pytest.raises(InvalidJob, match=r"expected apiVersion: finetune\.dev/v1alpha1 and kind: FineTuneJob"):
         FineTuneJob.parse(manifest() | {"apiVersion": version, "kind": kind})
