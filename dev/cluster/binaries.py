@@ -93,6 +93,8 @@ def ensure_built(build: Build) -> str:
 def _compile(build: Build, directory: Path) -> None:
     """Compile into a temporary folder and rename it: the cache holds a whole build or none."""
     BIN.mkdir(parents=True, exist_ok=True)
+    for abandoned in BIN.glob(f".{build.module}-*"):
+        shutil.rmtree(abandoned)
     temporary = Path(tempfile.mkdtemp(prefix=f".{build.module}-", dir=BIN))
     flags = " ".join(["-s -w", *(f"-X {stamp}" for stamp in build.stamps)])
     try:

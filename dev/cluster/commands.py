@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dev.cluster.failure import ClusterError
+from dev.cluster.layout import COMMAND_MARK, MARK
 
 _running: set[subprocess.Popen[bytes]] = set()
 _running_lock = threading.Lock()
@@ -21,13 +22,18 @@ def run_logged(
     advice: str,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    may_outlive_us: bool = False,
 ) -> None:
     """Run a long command with its output appended to ``log``.
+
+    The command carries the cluster's mark, by which the next run finds and ends it should this process be killed;
+    ``may_outlive_us`` leaves the mark out for what must not be cut short.
 
     Raises:
         ClusterError: the command is missing or ended with a non-zero status.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    mark = {} if may_outlive_us else {MARK: f"{COMMAND_MARK}{part}"}
     with log.open("ab") as output:
         output.write(f"$ {' '.join(map(str, command))}\n".encode())
         output.flush()
@@ -35,7 +41,7 @@ def run_logged(
             process = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=cwd,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **mark, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -56,7 +56,10 @@ def ensure_packages() -> str:
         _POLICY.chmod(0o755)
     try:
         command = ["apt-get", *with_lock, "install", "-y", "-q", "--no-install-recommends", *missing]
-        run_logged(PART, command, log=log, advice=advice, environment={"DEBIAN_FRONTEND": "noninteractive"})
+        silent = {"DEBIAN_FRONTEND": "noninteractive"}
+        # A package installation that was cut short has to be finished before the next one.
+        run_logged(PART, ["dpkg", "--configure", "-a"], log=log, advice=advice, environment=silent, may_outlive_us=True)
+        run_logged(PART, command, log=log, advice=advice, environment=silent, may_outlive_us=True)
     finally:
         if own_policy:
             _POLICY.unlink()

@@ -69,6 +69,7 @@ def base_reference() -> str:
 
 def ensure_base() -> str:
     """Make a small Debian with Python by debootstrap: it stands in for python:slim where no registry can be reached."""
+    output_of("base image", [*_buildah(), "rm", "--all"])  # what builds that were killed have left
     if succeeds([*_buildah(), "inspect", "--type", "image", base_reference()]):
         return "already there"
     directory = CACHE / "images" / "base"

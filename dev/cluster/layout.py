@@ -33,6 +33,10 @@ IMAGE_PREFIX = "localhost:5000"
 REGISTRY = f"{HOST_ADDRESS}:{REGISTRY_PORT}"
 CLUSTER_DOMAIN = "cluster.local"
 
+# Environment variable that every process started for the cluster carries, with its part's name: /proc shows it.
+MARK = "FINETUNE_CLUSTER_PART"
+COMMAND_MARK = "command "
+
 KUBERNETES_VERSION = "v1.34.4"  # NB: from 1.35 on the kubelet refuses cgroup v1, and containerd 1.6 is out of support
 COREDNS_VERSION = "v1.12.4"
 HELM_VERSION = "v3.22.0"

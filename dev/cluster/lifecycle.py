@@ -20,6 +20,7 @@ DURATIONS = CACHE / "durations.json"
 
 def up(gpus: int) -> None:
     """Bring the cluster up with both images loaded; what is up already is left alone."""
+    remains.end_orphans()
     remains.clear_if_stale()
     execute([*program_steps(), *cluster_steps(gpus), *image_steps(("registry", *(node.name for node in NODES)))])
     print(f"The cluster is up: export KUBECONFIG={KUBECONFIG}")
@@ -27,11 +28,13 @@ def up(gpus: int) -> None:
 
 def programs() -> None:
     """Build the programs, and nothing that runs."""
+    remains.end_orphans()
     execute(program_steps())
 
 
 def images() -> None:
     """Build both images and load them into the nodes of a cluster that is up."""
+    remains.end_orphans()
     execute([Step("Debian packages", ensure_packages), *image_steps(())])
 
 

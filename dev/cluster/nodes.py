@@ -25,6 +25,7 @@ from dev.cluster.tiny_image import TINY_IMAGE
 
 CGROUPS = Path("/sys/fs/cgroup")
 REGISTRY_HOSTS = STATE / "registry-hosts"
+CNI_NETWORK = "finetune-cluster"
 GPU = "nvidia.com/gpu"
 
 
@@ -32,7 +33,7 @@ def ensure_containerd(node: Node) -> str:
     """Start the node's container runtime, and empty it of containers that an earlier cluster left."""
     write_file(REGISTRY_HOSTS / IMAGE_PREFIX / "hosts.toml", _REGISTRY_HOST)
     write_file(_containerd_configuration(node), _containerd_toml(node))
-    write_file(node.state / "cni" / "10-pods.conflist", _cni_configuration(node))
+    write_file(node.state / "cni" / "10-finetune-cluster.conflist", _cni_configuration(node))
     node.run.mkdir(parents=True, exist_ok=True)
     part = containerd(node)
     started = ensure_running(part)
@@ -210,7 +211,7 @@ def _cni_configuration(node: Node) -> str:
         "routes": [{"dst": "0.0.0.0/0"}],
     }
     plugin = {"type": "ptp", "ipMasq": False, "ipam": addresses}
-    return json.dumps({"cniVersion": "0.4.0", "name": "pods", "plugins": [plugin]}, indent=1)
+    return json.dumps({"cniVersion": "0.4.0", "name": CNI_NETWORK, "plugins": [plugin]}, indent=1)
 
 
 def _kubelet_yaml(node: Node) -> str:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from dev.cluster.commands import stopping
 from dev.cluster.failure import ClusterError
-from dev.cluster.layout import LOGS
+from dev.cluster.layout import LOGS, MARK
 
-MARK = "FINETUNE_CLUSTER_PART"
 STOP_SECONDS = 10.0
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from dev.cluster import network
 from dev.cluster.commands import output_of, succeeds
 from dev.cluster.failure import ClusterError
-from dev.cluster.layout import CACHE, KUBECONFIG, NODES, RUN, STATE
-from dev.cluster.nodes import cgroup_hierarchies
+from dev.cluster.layout import CACHE, COMMAND_MARK, KUBECONFIG, NODES, RUN, STATE
+from dev.cluster.nodes import CNI_NETWORK, cgroup_hierarchies
 from dev.cluster.processes import cluster_processes, is_alive, kill, stop
 
 PART = "cluster-down"
@@ -34,10 +34,13 @@ _LEFT_DIRECTORIES = (
     Path("/var/log/containers"),
     Path("/var/lib/cni/results"),
     Path("/var/lib/cni"),
+    Path("/etc/cni/net.d"),
+    Path("/etc/cni"),
     Path("/run/containerd/s"),
     Path("/run/containerd"),
 )
 _CONTAINER_LOGS = Path("/var/log/containers")
+_CNI_RESULTS = Path("/var/lib/cni/results")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 
 
@@ -52,6 +55,12 @@ def clear_if_stale() -> None:
     _BOOT.write_text(_THIS_BOOT.read_text())
 
 
+def end_orphans() -> None:
+    """End builds whose ``up`` was killed: nobody would use what they make."""
+    stop(process for process in cluster_processes() if process.part.startswith(COMMAND_MARK))
+    kill(_pids_inside_image_builds())
+
+
 def take_down() -> None:
     """Stop and remove everything but the caches.
 
@@ -61,6 +70,7 @@ def take_down() -> None:
     _BOOT.unlink(missing_ok=True)  # first, so that an interrupted run is seen as one
     for prefixes in _STOP_ORDER:
         stop(process for process in cluster_processes() if process.part.startswith(prefixes) and not process.is_shim)
+    end_orphans()
     _kill_containers()
     _unmount()
     network.remove_network()
@@ -101,16 +111,30 @@ def _kill_containers() -> None:
 def _container_pids() -> list[int]:
     groups = tuple(f":/{node.cgroup}" for node in NODES)
     pids = []
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
+    for pid in _all_pids():
         try:
-            inside = any(group in (directory / "cgroup").read_text() for group in groups)
+            inside = any(group in Path(f"/proc/{pid}/cgroup").read_text() for group in groups)
         except OSError:  # it ended while we looked
             continue
-        if inside and is_alive(int(directory.name)):
-            pids.append(int(directory.name))
+        if inside and is_alive(pid):
+            pids.append(pid)
     return pids
+
+
+def _pids_inside_image_builds() -> list[int]:
+    """Return processes whose root is an image that is being built: they have an environment of their own."""
+    return [pid for pid in _all_pids() if _root_of(pid).is_relative_to(CACHE / "images")]
+
+
+def _root_of(pid: int) -> Path:
+    try:
+        return Path(f"/proc/{pid}/root").readlink()
+    except OSError:  # it ended while we looked
+        return Path("/")
+
+
+def _all_pids() -> list[int]:
+    return [int(directory.name) for directory in Path("/proc").iterdir() if directory.name.isdigit()]
 
 
 def _mounts() -> list[Path]:
@@ -150,6 +174,8 @@ def _remove_fixed_places() -> None:
         for link in _CONTAINER_LOGS.iterdir():
             if link.is_symlink() and link.readlink().is_relative_to(STATE):
                 link.unlink()
+    for result in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*"):
+        result.unlink()
     if _SHIM_SOCKETS.exists():
         in_use = Path("/proc/net/unix").read_text()
         for socket in _SHIM_SOCKETS.iterdir():
