@@ -14,8 +14,12 @@ from datetime import datetime, timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.build import build_claims, build_config_map, build_prepare_job, build_service, build_train_jobs
+from finetune_operator.build.config import build_config_map
+from finetune_operator.build.indexed_job import build_train_jobs
 from finetune_operator.build.manifest import Manifest
+from finetune_operator.build.prepare import build_prepare_job
+from finetune_operator.build.service import build_service
+from finetune_operator.build.storage import build_claims
 from finetune_operator.causes import Trouble
 from finetune_operator.names import Annotation, ConditionReason
 from finetune_operator.observe import Child, JobSeen, JobState, Observed, PodSeen, first_failure

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,17 +39,19 @@ _CATCH_UP_SECONDS = 600.0
 
 
 def run() -> None:
-    """Run the operator until SIGTERM or SIGINT.
+    """Run the operator until SIGTERM or SIGINT; end the process with 1 when it cannot go on.
 
     Raises:
         InvalidSettings: an environment variable is missing or wrong.
-        ApiError: there is no way to reach a cluster.
-        DefinitionMissing: the CustomResourceDefinition was removed while the operator ran.
     """
     settings = Settings.from_environment(os.environ)
     configure_logging(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except (ApiError, DefinitionMissing, OSError) as error:
+        logger.error("Stopped: %s", error)
+        sys.exit(1)
 
 
 @dataclass
