@@ -75,7 +75,7 @@ def train(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> T
     """
     gang = read_gang(job, environment)
     require_devices(job, gang)
-    set_cache_directories(Path(tempfile.gettempdir()))
+    os.environ.update(process_environment(job.spec.compute.device, Path(tempfile.gettempdir()), os.environ))
     wait_until_resolved(gang.master_address, RENDEZVOUS_TIMEOUT_SECONDS)
     with tempfile.TemporaryDirectory(prefix="finetune-failures-") as failures:
         settings = Settings(
@@ -154,21 +154,26 @@ def require_devices(job: TrainerJob, gang: Gang) -> None:
         )
 
 
-def set_cache_directories(temporary: Path) -> None:
-    """Send the caches of compilers to a directory that can be written.
+def process_environment(device: Device, temporary: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the processes need besides those that are set.
 
-    The root filesystem is read-only, and user 65532 has neither a home nor an entry in passwd.
+    Caches of compilers go to a directory that can be written: the root filesystem is read-only, and user 65532 has
+    neither a home nor an entry in passwd.
     NB: torch names its cache after the user, and fails where the user has no name
     (https://github.com/pytorch/pytorch/blob/main/torch/_inductor/runtime/cache_dir_utils.py).
     """
-    for name, directory in {
-        "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
-        "TRITON_CACHE_DIR": "triton",
-        "WANDB_CACHE_DIR": "wandb-cache",
-        "WANDB_CONFIG_DIR": "wandb-config",
-        "WANDB_DATA_DIR": "wandb-data",
-    }.items():
-        os.environ.setdefault(name, str(temporary / directory))
+    variables = {
+        "TORCHINDUCTOR_CACHE_DIR": str(temporary / "torchinductor"),
+        "TRITON_CACHE_DIR": str(temporary / "triton"),
+        "WANDB_CACHE_DIR": str(temporary / "wandb-cache"),
+        "WANDB_CONFIG_DIR": str(temporary / "wandb-config"),
+        "WANDB_DATA_DIR": str(temporary / "wandb-data"),
+    }
+    if device is Device.CPU:
+        # NB: by default OpenMP's threads spin while they wait. Where pods share processors, a step of SmolLM2-135M
+        # took 65 s so, and 6 s with threads that sleep (https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html).
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
+    return {name: value for name, value in variables.items() if name not in environment}
 
 
 def wait_until_resolved(
