@@ -76,10 +76,9 @@ def render(text: str, environment: Mapping[str, str]) -> str:
     job = FineTuneJob.parse(body | {"metadata": {"uid": PLACEHOLDER_UID} | body["metadata"]})
     settings = Settings.from_environment({"FINETUNE_TRAINER_IMAGE": DEFAULT_TRAINER_IMAGE} | dict(environment))
     plan = make_plan(job, settings, claim_access_modes={})
-    heading = (
-        f"# FineTuneJob {plan.namespace}/{plan.name}: {plan.num_nodes} x {plan.num_processes_per_node} processes\n"
-    )
-    return heading + "".join(f"# - {reason}\n" for reason in plan.reasons) + manifests_text(build_all(plan, attempt=1))
+    processes = f"{plan.num_nodes} nodes x {plan.num_processes_per_node} processes"
+    comments = [f"FineTuneJob {plan.namespace}/{plan.name}: {processes}", *(f"- {reason}" for reason in plan.reasons)]
+    return "".join(f"# {comment}\n" for comment in comments) + manifests_text(build_all(plan, attempt=1))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from finetune_operator.build.service import build_service
 from finetune_operator.build.storage import build_claims
 from finetune_operator.plan import Plan
 
+__all__ = ["build_all", "build_claims", "build_config_map", "build_prepare_job", "build_service", "build_train_jobs"]
+
 
 def build_all(plan: Plan, attempt: int) -> list[Manifest]:
     """Return every manifest that a job needs until the end of an attempt, in the order in which they are made."""

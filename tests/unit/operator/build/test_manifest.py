@@ -10,7 +10,7 @@ from finetune_operator.build.manifest import manifests_text
 from finetune_trainer.contract.job import parse_job
 from tests.factories import SETTINGS, UID, make_job_plan
 
-SPEC = {"compute": {"nodes": 2}, "storage": {"network": {"size": "1Gi"}}, "secretName": "tokens"}
+SPEC: dict[str, Any] = {"compute": {"nodes": 2}, "storage": {"network": {"size": "1Gi"}}, "secretName": "tokens"}
 DIGEST = "finetune.dev/manifest-digest"
 
 
