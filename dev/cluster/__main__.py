@@ -1,4 +1,4 @@
-"""Command line: ``python3 -m dev.cluster up [--gpus N] | down | status | programs | images | load ARCHIVE...``."""
+"""Command line: ``python3 -m dev.cluster up [--gpus N] | down | status | programs | images | load | crash``."""
 
 import argparse
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 from dev.cluster import lifecycle
 from dev.cluster.failure import ClusterError
 from dev.cluster.images import load_archive
-from dev.cluster.remains import take_down
+from dev.cluster.layout import NODES
+from dev.cluster.remains import crash, take_down
 from dev.cluster.status import show_status
 
 
@@ -43,6 +44,9 @@ def _run(arguments: argparse.Namespace) -> int:
             lifecycle.programs()
         elif arguments.verb == "images":
             lifecycle.images()
+        elif arguments.verb == "crash":
+            crash(next(node for node in NODES if node.name == arguments.node))
+            print(f"{arguments.node} is dead. `make cluster` brings it back.")
         else:
             for archive in arguments.archive:
                 load_archive(archive)
@@ -59,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("status", help="what of it is running; exit status 0 when all of it is")
     verbs.add_parser("programs", help="build its programs into the cache, and nothing else")
     verbs.add_parser("images", help="build both images and load them into a cluster that is up")
+    crash_parser = verbs.add_parser("crash", help="kill all that runs on a node, as if its power had been cut")
+    crash_parser.add_argument("node", choices=[node.name for node in NODES])
     load = verbs.add_parser("load", help="import image archives into both nodes")
     load.add_argument("archive", type=Path, nargs="+")
     return parser

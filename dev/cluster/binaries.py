@@ -57,7 +57,14 @@ def _kubernetes_stamps() -> tuple[str, ...]:
     return tuple(f"k8s.io/component-base/version.{name}={value}" for name, value in variables.items())
 
 
-_KUBERNETES_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+_KUBERNETES_PROGRAMS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
 BUILDS = (
     Build(
         "kubernetes",
@@ -66,9 +73,7 @@ BUILDS = (
         _kubernetes_stamps(),
     ),
     Build("coredns", COREDNS_VERSION, (".",)),
-    Build(
-        "local-path-provisioner", LOCAL_PATH_PROVISIONER_VERSION, ("github.com/rancher/local-path-provisioner",)
-    ),
+    Build("local-path-provisioner", LOCAL_PATH_PROVISIONER_VERSION, ("github.com/rancher/local-path-provisioner",)),
     Build(
         "helm",
         HELM_VERSION,

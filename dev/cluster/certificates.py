@@ -124,7 +124,7 @@ def ensure_certificates() -> str:
 
 
 def kubeconfig(identity: Identity) -> str:
-    """Return the text of a kubeconfig that carries its keys inside, so that it can be copied anywhere on this machine."""
+    """Return the text of a kubeconfig that carries its keys inside, so that it can be copied anywhere."""
 
     def inline(path: Path) -> str:
         return base64.b64encode(path.read_bytes()).decode()

@@ -80,7 +80,8 @@ def output_of(part: str, command: Sequence[str | Path], *, advice: str = "", std
         raise ClusterError(part, f"program {words[0]} is not there", advice or "run: make cluster") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()[-2000:]
-        raise ClusterError(part, f"`{' '.join(words)}` ended with status {done.returncode}: {said}", advice or "see above")
+        what = f"`{' '.join(words)}` ended with status {done.returncode}: {said}"
+        raise ClusterError(part, what, advice or "see above")
     return done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The control plane, as processes of the host: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, CoreDNS."""
+"""The control plane, as processes of the host: etcd, API server, controller manager, scheduler, CoreDNS."""
 
 import socket
 from pathlib import Path
@@ -7,7 +7,6 @@ from dev.cluster import certificates as certs
 from dev.cluster.commands import output_of, succeeds
 from dev.cluster.layout import (
     API_PORT,
-    API_SERVER,
     CLUSTER_DOMAIN,
     HOST_ADDRESS,
     KUBECONFIG,

@@ -1,4 +1,4 @@
-"""Builds the project's container images with buildah, each once for the same inputs, and puts them into the registry."""
+"""Builds the project's images with buildah, each once for the same inputs, and puts them into the registry."""
 
 import hashlib
 import shutil
@@ -46,7 +46,13 @@ class Image:
         return f"{IMAGE_PREFIX}/{self.name}:{self.tag()}"
 
 
-_SOURCE = ("pyproject.toml", "README.md", "requirements/uv.txt", "operator/finetune_operator", "trainer/finetune_trainer")
+_SOURCE = (
+    "pyproject.toml",
+    "README.md",
+    "requirements/uv.txt",
+    "operator/finetune_operator",
+    "trainer/finetune_trainer",
+)
 OPERATOR = Image("finetune-operator", "operator/Dockerfile", (*_SOURCE, "requirements/operator.txt"))
 TRAINER = Image("finetune-trainer", "trainer/Dockerfile", (*_SOURCE, "requirements/trainer.txt"))
 IMAGES = (OPERATOR, TRAINER)
@@ -85,9 +91,10 @@ def ensure_base() -> str:
     for name in BASE_REMOVED:
         shutil.rmtree(root / name, ignore_errors=True)
     (root / "tmp").chmod(0o1777)
-    run_logged("base image", ["tar", "-C", root, "-cf", directory / "root.tar", "."], log=log, advice=ADVICE)
-    (directory / "Dockerfile").write_text("FROM scratch\nADD root.tar /\nCMD [\"/bin/bash\"]\n")
-    build = [*_buildah(), "build", "--isolation", "chroot", "--tag", base_reference(), directory]
+    pack = ["tar", "-C", str(root), "-cf", str(directory / "root.tar"), "."]
+    run_logged("base image", pack, log=log, advice=ADVICE)
+    (directory / "Dockerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["/bin/bash"]\n')
+    build = [*_buildah(), "build", "--isolation", "chroot", "--tag", base_reference(), str(directory)]
     run_logged("base image", build, log=log, advice=ADVICE)
     shutil.rmtree(directory)
     return f"made from Debian {SUITE}"

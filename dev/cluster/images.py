@@ -10,7 +10,7 @@ from dev.cluster.control_plane import kubectl
 from dev.cluster.failure import ClusterError
 from dev.cluster.layout import NODES, Node
 from dev.cluster.nodes import ctr
-from dev.cluster.tiny_image import TINY_IMAGE, tiny_image_archive
+from dev.cluster.tiny_image import BUSYBOX, TINY_IMAGE, tiny_image_archive
 
 PULL_TIMEOUT_SECONDS = 1200.0
 _NAMESPACE = "kube-system"
@@ -21,7 +21,7 @@ def ensure_tiny_image() -> str:
     if all(TINY_IMAGE in _images(node) for node in NODES):
         return "already there"
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
-        archive.write(tiny_image_archive())
+        archive.write(tiny_image_archive(BUSYBOX.read_bytes()))
         archive.flush()
         load_archive(Path(archive.name))
     return "imported"
@@ -51,11 +51,13 @@ def pull(reference: str) -> str:
         while waiting:
             waiting = [node for node in waiting if not _has_pulled(node, reference)]
             if time.monotonic() > deadline:
-                raise ClusterError(waiting[0].name, f"{reference} not pulled after {PULL_TIMEOUT_SECONDS:.0f} s", "df -h")
+                what = f"{reference} was not pulled within {PULL_TIMEOUT_SECONDS:.0f} s"
+                raise ClusterError(waiting[0].name, what, "is there disk left (df -h)? then run it again")
             time.sleep(0.5)
     finally:
         for node in without:
-            output_of(node.name, [*kubectl(), "-n", _NAMESPACE, "delete", "pod", _puller_name(node, reference), "--now"])
+            pod = ["pod", _puller_name(node, reference)]
+            output_of(node.name, [*kubectl(), "-n", _NAMESPACE, "delete", *pod, "--now"])
     return f"pulled into {', '.join(node.name for node in without)}" if without else "already there"
 
 

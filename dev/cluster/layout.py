@@ -6,7 +6,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Kept for ever: what is slow to make. Kept while the cluster is up: its state. Kept while it runs: sockets and namespaces.
+# Kept for ever: what is slow to make. Kept while the cluster is up: its state, and its sockets and namespaces.
 CACHE = Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune-operator")
 STATE = Path("/var/lib/finetune-cluster")
 RUN = Path("/run/finetune-cluster")

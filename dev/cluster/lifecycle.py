@@ -1,17 +1,19 @@
 """The story of the cluster: what ``up`` does in which order, and how ``down`` takes everything away again."""
 
-from pathlib import Path
+from functools import partial
 
 from dev.cluster import image_build, remains
 from dev.cluster.binaries import BUILDS, ensure_built
 from dev.cluster.certificates import ensure_certificates
 from dev.cluster.control_plane import ensure_control_plane, ensure_dns
 from dev.cluster.debian import ensure_packages
+from dev.cluster.failure import ClusterError
 from dev.cluster.images import ensure_tiny_image, pull
 from dev.cluster.layout import CACHE, KUBECONFIG, NODES
 from dev.cluster.network import ensure_network
-from dev.cluster.nodes import claim_gpus, ensure_containerd, ensure_node
-from dev.cluster.registry import ensure_registry
+from dev.cluster.nodes import ensure_containerd, ensure_node
+from dev.cluster.processes import find
+from dev.cluster.registry import ensure_registry, registry
 from dev.cluster.steps import Durations, Run, Step
 from dev.cluster.storage import ensure_storage
 
@@ -21,7 +23,6 @@ DURATIONS = CACHE / "durations.json"
 def up(gpus: int) -> None:
     """Bring the cluster up with both images loaded; what is up already is left alone."""
     remains.end_orphans()
-    remains.clear_if_stale()
     execute([*program_steps(), *cluster_steps(gpus), *image_steps(("registry", *(node.name for node in NODES)))])
     print(f"The cluster is up: export KUBECONFIG={KUBECONFIG}")
 
@@ -35,6 +36,8 @@ def programs() -> None:
 def images() -> None:
     """Build both images and load them into the nodes of a cluster that is up."""
     remains.end_orphans()
+    if find(registry()) is None:
+        raise ClusterError("images", "the cluster is not up, so they can go nowhere", "run: make cluster")
     execute([Step("Debian packages", ensure_packages), *image_steps(())])
 
 
@@ -45,26 +48,25 @@ def execute(steps: list[Step]) -> None:
 
 def program_steps() -> list[Step]:
     """Return the steps that fill the cache; packages come over the network while Go keeps the processor busy."""
-    built = [Step(f"program {build.module}", lambda build=build: ensure_built(build)) for build in BUILDS]
+    built = [Step(f"program {build.module}", partial(ensure_built, build)) for build in BUILDS]
     return [Step("Debian packages", ensure_packages), *built]
 
 
 def cluster_steps(gpus: int) -> list[Step]:
     """Return the steps from packages and programs to two Ready nodes with storage."""
     steps = [
-        Step("network", ensure_network, ("Debian packages",)),
-        Step("certificates", ensure_certificates, ("Debian packages",)),
+        Step("remains", remains.clear_if_stale, ("Debian packages",)),
+        Step("network", ensure_network, ("remains",)),
+        Step("certificates", ensure_certificates, ("remains",)),
         Step("registry", ensure_registry, ("network",)),
         Step("control plane", ensure_control_plane, ("network", "certificates", "program kubernetes")),
         Step("DNS", ensure_dns, ("control plane", "program coredns")),
     ]
     for node in NODES:
-        steps.append(Step(f"containerd {node.name}", lambda node=node: ensure_containerd(node), ("network",)))
+        steps.append(Step(f"containerd {node.name}", partial(ensure_containerd, node), ("network",)))
     steps.append(Step("sandbox image", ensure_tiny_image, tuple(f"containerd {node.name}" for node in NODES)))
     for node in NODES:
-        steps.append(
-            Step(node.name, lambda node=node: ensure_node(node, gpus), ("control plane", "DNS", "sandbox image"))
-        )
+        steps.append(Step(node.name, partial(ensure_node, node, gpus), ("control plane", "DNS", "sandbox image")))
     storage_needs = ("program local-path-provisioner", *(node.name for node in NODES))
     steps.append(Step("storage", ensure_storage, storage_needs))
     return steps
@@ -76,14 +78,14 @@ def image_steps(cluster: tuple[str, ...]) -> list[Step]:
     Args:
         cluster: names of the steps that the images wait for before they are pushed and pulled.
     """
-    registry, nodes = cluster[:1], cluster[1:]
+    to_push, to_load = cluster[:1], cluster[1:]
     image_build.take_sources()
     steps = [Step("base image", image_build.ensure_base, ("Debian packages",))]
     for image in image_build.IMAGES:
         build, push, load = f"build {image.name}", f"push {image.name}", f"load {image.name}"
         steps += [
-            Step(build, lambda image=image: image_build.ensure_built(image), ("base image",)),
-            Step(push, lambda image=image: image_build.ensure_pushed(image), (build, *registry)),
-            Step(load, lambda image=image: pull(image.reference()), (push, *nodes)),
+            Step(build, partial(image_build.ensure_built, image), ("base image",)),
+            Step(push, partial(image_build.ensure_pushed, image), (build, *to_push)),
+            Step(load, partial(pull, image.reference()), (push, *to_load)),
         ]
     return steps

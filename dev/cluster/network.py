@@ -4,7 +4,7 @@ Because kubelet, kube-proxy and CNI work inside those namespaces, all their inte
 vanish with them; on the host there are one bridge, two cables, four routes and five iptables rules.
 """
 
-import json
+import shutil
 from pathlib import Path
 
 from dev.cluster.commands import output_of, succeeds
@@ -45,8 +45,8 @@ def ensure_network() -> str:
 
 def remove_network() -> None:
     """Remove everything that ``ensure_network`` made, but for the namespaces: those end when RUN is unmounted."""
-    for rule in _iptables_rules():
-        while succeeds(["iptables", *_table(rule), "-D", *_without_table(rule)]):
+    for rule in _iptables_rules() if remaining_rules() else ():
+        while succeeds(_iptables("-D", rule)):
             pass
     for name in [node.host_interface for node in NODES] + [BRIDGE]:
         if _link_exists(name):
@@ -62,6 +62,8 @@ def remaining_interfaces() -> list[str]:
 
 def remaining_rules() -> list[str]:
     """Return the cluster's iptables rules that are on the host."""
+    if shutil.which("iptables-save") is None:
+        return []
     saved = output_of(PART, ["iptables-save"])
     return [line for line in saved.splitlines() if "finetune-cluster" in line]
 
@@ -102,8 +104,8 @@ def _ensure_way_out() -> None:
         _FORWARDING_BEFORE.write_text(_FORWARDING.read_text())
     _FORWARDING.write_text("1\n")
     for rule in _iptables_rules():
-        if not succeeds(["iptables", *_table(rule), "-C", *_without_table(rule)]):
-            output_of(PART, ["iptables", *_table(rule), "-I", *_without_table(rule)])
+        if not succeeds(_iptables("-C", rule)):
+            output_of(PART, _iptables("-I", rule))
 
 
 def _iptables_rules() -> list[tuple[str, ...]]:
@@ -111,23 +113,19 @@ def _iptables_rules() -> list[tuple[str, ...]]:
 
     The forwarding rules matter on machines whose FORWARD policy is DROP, as Docker sets it.
     """
-    rules = [
+    rules: list[tuple[str, ...]] = [
         ("filter", "FORWARD", direction, cidr, *_COMMENT, "-j", "ACCEPT")
         for cidr in (POD_CIDR, LAN_CIDR)
         for direction in ("-s", "-d")
     ]
-    outside = ("!", "-o", BRIDGE, "-s", POD_CIDR)
-    rules.append(("nat", "POSTROUTING", *outside, *_COMMENT, "-j", "MASQUERADE"))
-    rules.append(("nat", "POSTROUTING", "!", "-o", BRIDGE, "-s", LAN_CIDR, *_COMMENT, "-j", "MASQUERADE"))
+    for cidr in (POD_CIDR, LAN_CIDR):
+        rules.append(("nat", "POSTROUTING", "!", "-o", BRIDGE, "-s", cidr, *_COMMENT, "-j", "MASQUERADE"))
     return rules
 
 
-def _table(rule: tuple[str, ...]) -> tuple[str, str, str]:
-    return ("-w", "-t", rule[0])
-
-
-def _without_table(rule: tuple[str, ...]) -> tuple[str, ...]:
-    return rule[1:]
+def _iptables(action: str, rule: tuple[str, ...]) -> list[str]:
+    table, *chain_and_condition = rule
+    return ["iptables", "-w", "-t", table, action, *chain_and_condition]
 
 
 def _inside(node: Node) -> list[str]:
@@ -140,5 +138,4 @@ def _is_namespace(path: Path) -> bool:
 
 
 def _link_exists(name: str) -> bool:
-    links = json.loads(output_of(PART, ["ip", "-json", "link", "show"]))
-    return any(link.get("ifname") == name for link in links)
+    return Path("/sys/class/net", name).exists()

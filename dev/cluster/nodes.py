@@ -13,7 +13,6 @@ from dev.cluster.layout import (
     CLUSTER_DOMAIN,
     HOST_ADDRESS,
     IMAGE_PREFIX,
-    NODES,
     POD_CIDR,
     REGISTRY,
     STATE,
@@ -59,7 +58,16 @@ def ensure_node(node: Node, gpus: int) -> str:
     advice = "`make cluster-down` and `make cluster` start from nothing, images are kept"
     wait_until_ready(kubelet(node), lambda: is_ready(node), timeout_seconds=60, advice=advice)
     # kube-proxy answers on the namespace's own loopback once it has written its rules.
-    healthy = ["nsenter", f"--net={node.network_namespace}", "--", "curl", "-sf", "-m", "2", "http://127.0.0.1:10256/healthz"]
+    healthy = [
+        "nsenter",
+        f"--net={node.network_namespace}",
+        "--",
+        "curl",
+        "-sf",
+        "-m",
+        "2",
+        "http://127.0.0.1:10256/healthz",
+    ]
     wait_until_ready(kube_proxy(node), lambda: succeeds(healthy), timeout_seconds=60, advice=advice)
     claimed = f", {gpus} GPUs claimed" if claim_gpus(node, gpus) else ""
     return (f"started {', '.join(started)}" if started else "already running") + claimed
@@ -152,6 +160,8 @@ def _remove_containers(node: Node) -> None:
 def _ensure_cgroup(node: Node) -> None:
     """Make the control group under which all of the node's pods live, in every hierarchy."""
     for hierarchy in cgroup_hierarchies():
+        if (hierarchy / "cgroup.subtree_control").exists() and hierarchy == CGROUPS:  # cgroup v2
+            (hierarchy / "cgroup.subtree_control").write_text("+cpu +cpuset +io +memory +pids")
         group = hierarchy / node.cgroup
         group.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):  # cgroup v1: no process may enter while these are empty
@@ -179,7 +189,7 @@ def _containerd_toml(node: Node) -> str:
     return f"""\
 version = 2
 root = "{node.containerd_root}"
-state = "{node.run / 'containerd'}"
+state = "{node.run / "containerd"}"
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
   address = "{node.containerd_socket}"
@@ -193,10 +203,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        Root = "{node.run / 'runc'}"
+        Root = "{node.run / "runc"}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
-    conf_dir = "{node.state / 'cni'}"
+    conf_dir = "{node.state / "cni"}"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{REGISTRY_HOSTS}"
 """
@@ -231,8 +241,8 @@ enforceNodeAllocatable: []
 failSwapOn: false
 clusterDNS: ["{HOST_ADDRESS}"]
 clusterDomain: {CLUSTER_DOMAIN}
-podLogsDir: "{node.state / 'pod-logs'}"
-volumePluginDir: "{node.state / 'volume-plugins'}"
+podLogsDir: "{node.state / "pod-logs"}"
+volumePluginDir: "{node.state / "volume-plugins"}"
 # The disk is shared with everything else on this machine: evict only when it is really full.
 evictionHard: {{memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 1Gi}}
 imageGCHighThresholdPercent: 97
@@ -245,7 +255,7 @@ kubeAPIBurst: 200
 
 
 def _proxy_yaml(node: Node) -> str:
-    # NB: nftables mode leaves the endpoints' chains empty on some kernels; conntrack limits belong to the host's namespace.
+    # NB: nftables mode leaves the endpoints' chains empty on some kernels. Conntrack's limits belong to the host.
     return f"""\
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

@@ -18,7 +18,7 @@ from dev.cluster.commands import stopping
 from dev.cluster.failure import ClusterError
 from dev.cluster.layout import LOGS, MARK
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Part:
 
     def digest(self) -> str:
         """Return a digest of everything that decides how the part behaves."""
-        content = hashlib.sha256(repr((self.command, sorted(self.environment.items()))).encode())
+        program = Path(self.command[0]).resolve()  # the cache's link names the version
+        content = hashlib.sha256(repr((program, self.command, sorted(self.environment.items()))).encode())
         for path in self.configuration:
             content.update(path.read_bytes())
         return content.hexdigest()[:16]

@@ -31,6 +31,6 @@ _YAML = f"""\
 version: 0.1
 log: {{level: warn, accesslog: {{disabled: true}}}}
 storage:
-  filesystem: {{rootdirectory: "{CACHE / 'images' / 'registry'}"}}
+  filesystem: {{rootdirectory: "{CACHE / "images" / "registry"}"}}
 http: {{addr: "{REGISTRY}"}}
 """

@@ -4,15 +4,14 @@ Every function looks at the machine and not at notes of what was started, so it 
 was killed at any point, and a second time.
 """
 
-import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from dev.cluster import network
+from dev.cluster import network, nodes
 from dev.cluster.commands import output_of, succeeds
 from dev.cluster.failure import ClusterError
-from dev.cluster.layout import CACHE, COMMAND_MARK, KUBECONFIG, NODES, RUN, STATE
-from dev.cluster.nodes import CNI_NETWORK, cgroup_hierarchies
+from dev.cluster.layout import CACHE, COMMAND_MARK, KUBECONFIG, NODES, RUN, STATE, Node
 from dev.cluster.processes import cluster_processes, is_alive, kill, stop
 
 PART = "cluster-down"
@@ -20,11 +19,7 @@ PART = "cluster-down"
 _BOOT = STATE / "boot-id"
 _THIS_BOOT = Path("/proc/sys/kernel/random/boot_id")
 # NB: whoever uses the API goes first: an etcd that goes away under a live API server breaks its watches.
-_STOP_ORDER = (
-    ("kubelet-", "kube-proxy-", "local-path-provisioner", "coredns", "kube-scheduler", "kube-controller-manager"),
-    ("kube-apiserver",),
-    ("etcd", "registry", "containerd-"),
-)
+_STOPPED_LAST = (("kube-apiserver",), ("etcd", "containerd-"))
 _MOUNTS_UNDER = (STATE, RUN, CACHE / "containerd", CACHE / "images")
 # Fixed places where Kubernetes, containerd and CNI leave something, whatever their configuration says.
 _LEFT_FILES = (Path("/var/lib/kubelet/device-plugins/kubelet.sock"), Path("/etc/cni/net.d/cni.lock"))
@@ -44,15 +39,17 @@ _CNI_RESULTS = Path("/var/lib/cni/results")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 
 
-def clear_if_stale() -> None:
+def clear_if_stale() -> str:
     """Take away what an earlier boot or an interrupted ``down`` has left, and mark the state as this boot's."""
     if _BOOT.exists() and _BOOT.read_text() == _THIS_BOOT.read_text():
-        return
+        return "none of an earlier boot"
+    left = len(remaining())
     take_down()
     STATE.mkdir(parents=True, exist_ok=True)
     STATE.chmod(0o711)  # pods pass through to their volumes; nobody lists
     RUN.mkdir(parents=True, exist_ok=True)
     _BOOT.write_text(_THIS_BOOT.read_text())
+    return f"removed {left} things" if left else "none"
 
 
 def end_orphans() -> None:
@@ -68,9 +65,11 @@ def take_down() -> None:
         ClusterError: something could not be removed; it is named.
     """
     _BOOT.unlink(missing_ok=True)  # first, so that an interrupted run is seen as one
-    for prefixes in _STOP_ORDER:
-        stop(process for process in cluster_processes() if process.part.startswith(prefixes) and not process.is_shim)
     end_orphans()
+    late = tuple(prefix for prefixes in _STOPPED_LAST for prefix in prefixes)
+    stop(process for process in cluster_processes() if not process.part.startswith(late))
+    for prefixes in _STOPPED_LAST:
+        stop(process for process in cluster_processes() if process.part.startswith(prefixes) and not process.is_shim)
     _kill_containers()
     _unmount()
     network.remove_network()
@@ -81,7 +80,20 @@ def take_down() -> None:
         # Never into another filesystem: should a mount have stayed, what is in it is not ours to delete.
         output_of(PART, ["rm", "-rf", "--one-file-system", directory])
     if left := remaining():
-        raise ClusterError(PART, "still there:\n    " + "\n    ".join(left), "run it again; a busy mount names its user in `fuser -vm`")
+        what = "\n    ".join(["still there:", *left])
+        raise ClusterError(PART, what, "run it again; `fuser -vm` tells who uses a mount")
+
+
+def crash(node: Node) -> None:
+    """Kill all that runs on a node at once, as if its power had been cut; ``up`` brings it back.
+
+    The daemons go first: nobody is left to report that the containers ended.
+    """
+    parts = {nodes.kubelet(node).name, nodes.kube_proxy(node).name, nodes.containerd(node).name}
+    kill(process.pid for process in cluster_processes() if process.part in parts)
+    while pids := _container_pids([node]):
+        kill(pids)
+        time.sleep(0.1)
 
 
 def remaining() -> list[str]:
@@ -108,8 +120,8 @@ def _kill_containers() -> None:
         time.sleep(0.1)
 
 
-def _container_pids() -> list[int]:
-    groups = tuple(f":/{node.cgroup}" for node in NODES)
+def _container_pids(of_nodes: Sequence[Node] = NODES) -> list[int]:
+    groups = tuple(f":/{node.cgroup}/" for node in of_nodes)
     pids = []
     for pid in _all_pids():
         try:
@@ -155,7 +167,7 @@ def _unmount() -> None:
 
 
 def _cgroups() -> list[Path]:
-    return [group for top in cgroup_hierarchies() for node in NODES if (group := top / node.cgroup).exists()]
+    return [group for top in nodes.cgroup_hierarchies() for node in NODES if (group := top / node.cgroup).exists()]
 
 
 def _remove_cgroups() -> None:
@@ -163,24 +175,21 @@ def _remove_cgroups() -> None:
     while _cgroups() and time.monotonic() < deadline:
         for group in _cgroups():
             # A group is removed when it is empty, so from the inside out; the kernel may need a moment for it.
-            subprocess.run(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], capture_output=True, check=False)
+            succeeds(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
         time.sleep(0.1)
 
 
 def _remove_fixed_places() -> None:
-    for path in _LEFT_FILES:
+    in_use = Path("/proc/net/unix").read_text()
+    log_links = [path for path in _CONTAINER_LOGS.glob("*.log") if path.is_symlink()]
+    ours = [
+        *_LEFT_FILES,
+        *(link for link in log_links if link.readlink().is_relative_to(STATE)),
+        *_CNI_RESULTS.glob(f"{nodes.CNI_NETWORK}-*"),
+        *(socket for socket in _SHIM_SOCKETS.glob("*") if str(socket) not in in_use),
+    ]
+    for path in ours:
         path.unlink(missing_ok=True)
-    if _CONTAINER_LOGS.exists():
-        for link in _CONTAINER_LOGS.iterdir():
-            if link.is_symlink() and link.readlink().is_relative_to(STATE):
-                link.unlink()
-    for result in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*"):
-        result.unlink()
-    if _SHIM_SOCKETS.exists():
-        in_use = Path("/proc/net/unix").read_text()
-        for socket in _SHIM_SOCKETS.iterdir():
-            if str(socket) not in in_use:
-                socket.unlink()
     for directory in _LEFT_DIRECTORIES:
         if directory.exists() and not any(directory.iterdir()):
             directory.rmdir()

@@ -1,4 +1,4 @@
-"""Runs steps beside each other as far as their order allows, and shows how far they are and how long they took last time."""
+"""Runs steps side by side as far as their order allows; shows how far they are and how long they took last time."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Volumes: rancher's local-path-provisioner as a process of the host, with the classes ``shared-fs`` and ``network-disk``."""
+"""Volumes: local-path-provisioner as a process of the host, with the classes ``shared-fs`` and ``network-disk``."""
 
 import json
 from pathlib import Path

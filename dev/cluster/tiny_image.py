@@ -1,23 +1,26 @@
-"""A container image of two megabytes made from Debian's static busybox: every pod's sandbox, and volumes' set-up script."""
+"""A container image of two megabytes made from Debian's static busybox: pods' sandboxes, volumes' set-up."""
 
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from pathlib import Path
 
 from dev.cluster.layout import IMAGE_PREFIX
 
+# What the kernel calls a processor, and what an image does.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 BUSYBOX = Path("/bin/busybox")
-COMMANDS = ("sh", "cat", "chmod", "echo", "hostname", "id", "ls", "mkdir", "nc", "nslookup", "rm", "sleep", "tail", "wget")
+COMMANDS = ("sh", "cat", "chmod", "echo", "hostname", "id", "ls", "mkdir", "nc", "nslookup", "rm", "sleep", "tail")
 TINY_IMAGE = f"{IMAGE_PREFIX}/finetune-cluster-tiny:1"
 
 
-def tiny_image_archive() -> bytes:
+def tiny_image_archive(busybox: bytes) -> bytes:
     """Return the image as a docker archive, the same bytes for the same busybox."""
-    layer = _layer()
+    layer = _layer(busybox)
     configuration = {
-        "architecture": "amd64",
+        "architecture": ARCHITECTURES[platform.machine()],
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
         "config": {"Cmd": ["/bin/tail", "-f", "/dev/null"], "Env": ["PATH=/bin"], "WorkingDir": "/"},
@@ -29,17 +32,16 @@ def tiny_image_archive() -> bytes:
     return _tar([(config_name, config), ("layer.tar", layer), ("manifest.json", json.dumps(manifest).encode())])
 
 
-def _layer() -> bytes:
+def _layer(busybox: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for directory, mode in (("bin", 0o755), ("tmp", 0o1777)):
             entry = tarfile.TarInfo(directory)
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             archive.addfile(entry)
-        content = BUSYBOX.read_bytes()
         program = tarfile.TarInfo("bin/busybox")
-        program.size, program.mode = len(content), 0o755
-        archive.addfile(program, io.BytesIO(content))
+        program.size, program.mode = len(busybox), 0o755
+        archive.addfile(program, io.BytesIO(busybox))
         for command in COMMANDS:
             link = tarfile.TarInfo(f"bin/{command}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
