@@ -51,8 +51,9 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._records.close()
+        # Closing writes what could not be written before, and fails as that did.
+        with storage_errors(self._directory), self._lines, self._records:
+            pass
 
 
 def describe_step(record: StepRecord, steps_total: int, seconds_a_step: float) -> str:

@@ -46,6 +46,7 @@ class WandbTracker:
             )
         import wandb  # takes a second to import, so only when it is asked for
 
+        self._stop_service = wandb.teardown
         try:
             self._run = wandb.init(
                 project=settings.project,
@@ -70,3 +71,6 @@ class WandbTracker:
         """Wait until everything has been sent or written."""
         self._run.summary.update(dict(summary))
         self._run.finish()
+        # NB: finish returns before the file of an offline run is written. wandb would wait for that when Python exits,
+        # but a process started by multiprocessing ends without calling what is registered for the exit.
+        self._stop_service()

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from torchtune.models.convert_weights import tune_to_peft_adapter_weights
+
 from finetune_trainer.architecture import ModelShape, read_shape
 from finetune_trainer.checkpoint import write_adapter
 from finetune_trainer.contract.spec import Lora, LoraTarget
@@ -18,9 +21,6 @@ from finetune_trainer.lora import (
 )
 from finetune_trainer.model import CausalDecoder, build_model, has_interleaved_rotary, read_weights
 from finetune_trainer.sharding import fill_model
-from peft import PeftModel
-from torchtune.models.convert_weights import tune_to_peft_adapter_weights
-
 from tests.tiny_run import all_trained, write_tiny_model
 
 CPU = torch.device("cpu")

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from finetune_trainer.loss import CHUNK_TOKENS, summed_cross_entropy
 from torch.nn import functional
+
+from finetune_trainer.loss import CHUNK_TOKENS, summed_cross_entropy
 
 
 @pytest.mark.parametrize("num_targets", [1, 7, CHUNK_TOKENS, CHUNK_TOKENS + 5])

@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from finetune_trainer.architecture import Family, read_shape
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
 from finetune_trainer.sharding import fill_model
-from safetensors.torch import load_file, save_file
-
 from tests.tiny_run import all_trained, write_tiny_model
 
 CPU = torch.device("cpu")

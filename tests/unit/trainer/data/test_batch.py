@@ -1,4 +1,5 @@
 import numpy as np
+
 from finetune_trainer.data.batch import make_batch
 from finetune_trainer.data.packed import Sequence
 

@@ -1,0 +1,132 @@
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from finetune_trainer.contract import series
+from finetune_trainer.gang import Place
+from finetune_trainer.metrics import NodeCollector, StepRecord, start_exporter
+
+CPU = torch.device("cpu")
+# What only a machine with a GPU has.
+GPU_SERIES = {series.GPU_UTILIZATION_RATIO, series.GPU_MEMORY_USED_BYTES, series.GPU_MEMORY_PEAK_BYTES}
+RECORD = StepRecord(
+    step=3,
+    epoch=0.75,
+    loss=1.5,
+    learning_rate=2e-4,
+    gradient_norm=0.5,
+    tokens=2048,
+    tokens_per_second=1024.0,
+    seconds=2.0,
+    data_wait_seconds=0.25,
+    timestamp_seconds=1.7e9,
+)
+
+
+def place(rank: int, local_rank: int = 0) -> Place:
+    return Place(rank, local_rank, world_size=4, processes_per_node=2, device=CPU)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scrape(port: int, accept: str = "text/plain") -> str:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{series.METRICS_PATH}", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return str(response.read().decode())
+
+
+def values(text: str) -> dict[str, float]:
+    return {sample.name: sample.value for family in parse_text(text) for sample in family.samples}
+
+
+def test_rank_0_serves_the_last_step(port: int) -> None:
+    metrics = start_exporter(place(0), port)
+    assert metrics is not None
+    metrics.start(step=2, steps_total=100)
+    metrics.record_step(RECORD)
+    metrics.record_checkpoint(step=3, seconds=0.7)
+    served = values(scrape(port))
+    expected = {
+        series.STEP: 3,
+        series.STEPS_TOTAL: 100,
+        series.LOSS: 1.5,
+        series.LEARNING_RATE: 2e-4,
+        series.GRADIENT_NORM: 0.5,
+        series.EPOCH: 0.75,
+        series.TOKENS_TOTAL: 2048,
+        series.TOKENS_PER_SECOND: 1024,
+        series.LAST_STEP_TIMESTAMP_SECONDS: 1.7e9,
+        series.DATA_WAIT_SECONDS_TOTAL: 0.25,
+        series.CHECKPOINT_LAST_STEP: 3,
+        f"{series.STEP_DURATION_SECONDS}_sum": 2.0,
+        f"{series.CHECKPOINT_DURATION_SECONDS}_count": 1,
+    }
+    assert {name: served[name] for name in expected} == expected
+
+
+def test_every_series_of_the_contract_but_those_of_gpus_is_served(port: int) -> None:
+    assert start_exporter(place(0), port) is not None
+    served = set(values(scrape(port)))
+    contract = {value for name, value in vars(series).items() if name.isupper() and str(value).startswith("finetune_")}
+    histograms = {series.STEP_DURATION_SECONDS, series.CHECKPOINT_DURATION_SECONDS}
+    assert {f"{name}_count" if name in histograms else name for name in contract - GPU_SERIES} <= served
+
+
+def test_prometheus_can_scrape_it_as_openmetrics(port: int) -> None:
+    start_exporter(place(0), port)
+    text = scrape(port, accept="application/openmetrics-text; version=1.0.0")
+    assert {family.name for family in parse_openmetrics(text)} >= {series.LOSS, series.STEP}
+
+
+def test_another_node_serves_its_network_but_no_training(port: int) -> None:
+    assert start_exporter(place(2), port) is None
+    served = values(scrape(port))
+    assert series.NETWORK_RECEIVE_BYTES_TOTAL in served
+    assert series.LOSS not in served
+
+
+def test_one_process_of_a_node_serves(port: int) -> None:
+    assert start_exporter(place(1, local_rank=1), port) is None
+    with pytest.raises(OSError, match="refused"):
+        scrape(port)
+
+
+def test_a_port_in_use_is_told_and_stops_no_training(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    start_exporter(place(0), port)
+    assert start_exporter(place(0), port) is not None
+    assert capsys.readouterr().out == f"warning: metrics are not served on port {port}: Address already in use\n"
+
+
+def test_network_bytes_are_those_that_the_kernel_counts() -> None:
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(with_gpus=False, peak_memory_bytes=dict))
+    before = _kernel_count("lo")
+    _send_over_loopback(100_000)
+    counted = registry.get_sample_value(series.NETWORK_RECEIVE_BYTES_TOTAL, {"device": "lo"})
+    assert counted is not None
+    assert before + 100_000 <= counted <= _kernel_count("lo")
+
+
+def _kernel_count(device: str) -> int:
+    return int(Path(f"/sys/class/net/{device}/statistics/rx_bytes").read_text())
+
+
+def _send_over_loopback(num_bytes: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        connection, _ = server.accept()
+        with connection:
+            client.sendall(bytes(num_bytes))
+            received = 0
+            while received < num_bytes:
+                received += len(connection.recv(65536))
