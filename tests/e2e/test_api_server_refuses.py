@@ -76,8 +76,8 @@ def test_the_api_server_fills_in_the_defaults_of_the_models(api: Kubectl, sample
 
 def written_out(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec as the models write it, without what is empty."""
-    text = FineTuneJobSpec.model_validate(spec).model_dump_json(by_alias=True, exclude_none=True)
-    return _without_empty(json.loads(text))
+    written = FineTuneJobSpec.model_validate(spec).model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {name: _without_empty(group) for name, group in written.items()}
 
 
 def _without_empty(value: Any) -> Any:
