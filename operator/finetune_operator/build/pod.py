@@ -13,7 +13,7 @@ from finetune_trainer.contract import environment, paths
 
 USER_ID = 65532  # "nonroot" of the distroless images; the trainer image's user
 SCRATCH = "/tmp"
-TERMINATION_GRACE_SECONDS = 120  # the longest step seen, and the checkpoint after it
+TERMINATION_GRACE_SECONDS = 120  # for the step that is being computed, and a checkpoint after it
 
 DISK_FLAGS = {SHARED_VOLUME: "--shared", NETWORK_VOLUME: "--network"}
 
@@ -37,26 +37,10 @@ def pod_spec(
         resources: requests and limits of the container.
         ports: ports that the container serves.
     """
-    compute = plan.job.spec.compute
-    container: Manifest = {
-        "name": names.CONTAINER,
-        "image": plan.image,
-        "imagePullPolicy": plan.image_pull_policy,
-        "args": _arguments(verb, mounts),
-        "env": _environment(plan, variables),
-        "resources": resources,
-        "volumeMounts": _volume_mounts(mounts),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        # A container that dies without a word leaves the end of its log instead.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
+    container = _container(plan, verb, mounts) | {"env": _environment(plan, variables), "resources": resources}
     if ports:
         container["ports"] = list(ports)
-    spec: Manifest = {
+    return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
         "automountServiceAccountToken": False,
@@ -64,16 +48,8 @@ def pod_spec(
         "securityContext": _security_context(),
         "containers": [container],
         "volumes": _volumes(plan, mounts),
+        **_placement(plan),
     }
-    if compute.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in compute.image_pull_secrets]
-    if compute.node_selector:
-        spec["nodeSelector"] = dict(compute.node_selector)
-    if compute.tolerations:
-        spec["tolerations"] = [
-            toleration.model_dump(mode="json", by_alias=True, exclude_none=True) for toleration in compute.tolerations
-        ]
-    return spec
 
 
 def training_resources(plan: Plan) -> Manifest:
@@ -84,6 +60,37 @@ def training_resources(plan: Plan) -> Manifest:
         limits[plan.gpu_resource_name] = str(plan.gpus_per_node)
     resources: dict[str, Any] = {"requests": dict(wanted.requests), "limits": limits}
     return {kind: amounts for kind, amounts in resources.items() if amounts}
+
+
+def _container(plan: Plan, verb: str, mounts: Sequence[Disk]) -> Manifest:
+    return {
+        "name": names.CONTAINER,
+        "image": plan.image,
+        "imagePullPolicy": plan.image_pull_policy,
+        "args": _arguments(verb, mounts),
+        "volumeMounts": _volume_mounts(mounts),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # A container that dies without a word leaves the end of its log instead.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _placement(plan: Plan) -> Manifest:
+    """Where the pod may run. Preparing runs where training does: there the image and the filesystem are at hand."""
+    compute = plan.job.spec.compute
+    tolerations = [
+        toleration.model_dump(mode="json", by_alias=True, exclude_none=True) for toleration in compute.tolerations
+    ]
+    wanted: Manifest = {
+        "imagePullSecrets": [{"name": name} for name in compute.image_pull_secrets],
+        "nodeSelector": dict(compute.node_selector),
+        "tolerations": tolerations,
+    }
+    return {name: value for name, value in wanted.items() if value}
 
 
 def _arguments(verb: str, mounts: Sequence[Disk]) -> list[str]:
