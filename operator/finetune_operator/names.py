@@ -26,6 +26,11 @@ FIELD_MANAGER = OPERATOR
 JOB_NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MAX_LABEL_CHARACTERS = 63
 
+JOB_NAME_RULE = (
+    f"a name has at most {MAX_LABEL_CHARACTERS} characters: lower-case letters, digits and '-'; it begins with a letter "
+    "and does not end with '-'"
+)
+
 # The hostname of pod 1023 of an Indexed Job is `<job>-1023`, and it is a DNS label too.
 MAX_POD_INDEX_CHARACTERS = len("-1023")
 MAX_JOB_CHARACTERS = MAX_LABEL_CHARACTERS - MAX_POD_INDEX_CHARACTERS

@@ -1,10 +1,11 @@
 """A FineTuneJob as the API server hands it out."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from finetune_operator import names
@@ -14,12 +15,21 @@ from finetune_operator.errors import InvalidJob
 from finetune_trainer.contract.job import TrainerJob, describe_problems
 
 
+def _is_job_name(name: str) -> str:
+    if len(name) > names.MAX_LABEL_CHARACTERS or not re.fullmatch(names.JOB_NAME_PATTERN, name):
+        raise ValueError(names.JOB_NAME_RULE)
+    return name
+
+
+JobName = Annotated[str, AfterValidator(_is_job_name)]
+
+
 class Metadata(BaseModel):
     """The part of an object's metadata that the operator reads."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
-    name: str = Field(min_length=1, max_length=names.MAX_LABEL_CHARACTERS, pattern=names.JOB_NAME_PATTERN)
+    name: JobName
     namespace: str = "default"
     uid: str = "local"
     generation: int = 1

@@ -49,10 +49,13 @@ def _quoted(pattern: str) -> str:
 
 
 ONE_SOURCE = Rule("has(self.huggingFace) != has(self.path)", "set exactly one of huggingFace and path")
-PATH_STAYS_INSIDE = Rule(
-    r"!has(self.path) || !self.path.matches(r'(^|/)\.\.(/|$)')",
-    "a path on the shared filesystem may not contain '..'",
-    ".path",
+PATH_RULES = (
+    Rule(
+        "!has(self.path) || !self.path.startsWith('/')",
+        "is relative to the root of the shared filesystem: leave the leading / out",
+        ".path",
+    ),
+    Rule(r"!has(self.path) || !self.path.matches(r'(^|/)\.\.(/|$)')", "may not contain '..'", ".path"),
 )
 STORAGE_RULES = (
     Rule("has(self.claimName) != has(self.size)", "set exactly one of claimName and size"),
@@ -68,8 +71,8 @@ STORAGE_RULES = (
 )
 
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
-    ModelSource: (ONE_SOURCE, PATH_STAYS_INSIDE),
-    Dataset: (ONE_SOURCE, PATH_STAYS_INSIDE),
+    ModelSource: (ONE_SOURCE, *PATH_RULES),
+    Dataset: (ONE_SOURCE, *PATH_RULES),
     Toleration: (
         Rule(
             "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
@@ -139,8 +142,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
 NAME_RULE = Rule(
     f"self.metadata.name.size() <= {names.MAX_LABEL_CHARACTERS} && "
     f"self.metadata.name.matches({_quoted(names.JOB_NAME_PATTERN)})",
-    f"a name has at most {names.MAX_LABEL_CHARACTERS} characters: lower-case letters, digits and '-'; it begins with a "
-    "letter and does not end with '-'",
+    names.JOB_NAME_RULE,
     ".metadata.name",
 )
 IMMUTABLE_RULE = Rule(

@@ -22,7 +22,7 @@ def test_a_wrong_manifest_is_refused_and_the_field_named(patch: dict[str, Any], 
 
 @pytest.mark.parametrize("name", REFUSED_NAMES.values(), ids=REFUSED_NAMES.keys())
 def test_a_name_that_its_objects_cannot_have_is_refused(name: str) -> None:
-    with pytest.raises(InvalidJob, match=r"^metadata\.name: "):
+    with pytest.raises(InvalidJob, match=r"^metadata\.name: a name has at most 63 characters"):
         make_job(name=name)
 
 

@@ -110,6 +110,8 @@ def _message(kind: str, words: str) -> str:
     """Say it in the words of a manifest instead of those of Python."""
     if kind == "extra_forbidden":
         return "is not a known field"
+    if kind == "missing":
+        return "is missing"
     words = words.removeprefix("Value error, ").replace(" after validation", "")
     return re.sub(r"^(Input|String|Tuple|Dictionary) should ", "must ", words)
 

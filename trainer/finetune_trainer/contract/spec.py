@@ -40,20 +40,16 @@ Revision = Annotated[
 
 
 def _stays_inside(path: str) -> str:
+    if path.startswith("/"):
+        raise ValueError("is relative to the root of the shared filesystem: leave the leading / out")
     if ".." in path.split("/"):
-        raise ValueError("a path on the shared filesystem may not contain '..'")
+        raise ValueError("may not contain '..'")
     return path
 
 
 SharedPath = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^[^/]",
-        description="Path on the shared filesystem, relative to its root.",
-    ),
-    # NB: after the Field, or pydantic leaves the pattern out of the JSON schema.
+    Field(min_length=1, max_length=1024, description="Path on the shared filesystem, relative to its root."),
     AfterValidator(_stays_inside),
 ]
 
