@@ -27,7 +27,7 @@ def install_chart(helm: Path, kubeconfig: Path | None, values: Mapping[str, str]
     if kubeconfig is not None:
         command += ["--kubeconfig", str(kubeconfig)]
     for name, value in values.items():
-        command += ["--set-string", f"{name}={value}"]
+        command += ["--set", f"{name}={value}"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise DeployError(

@@ -78,9 +78,9 @@ def crd_reference(crd: Mapping[str, Any]) -> str:
     lines = [
         "# FineTuneJob",
         "",
-        f"`apiVersion: {crd['spec']['group']}/{version['name']}`, `kind: {crd['spec']['names']['kind']}`. Generated from "
-        "the models in `finetune_operator.api` and `finetune_trainer.contract`; `kubectl explain finetunejob.spec` says "
-        "the same.",
+        f"`apiVersion: {crd['spec']['group']}/{version['name']}`, `kind: {crd['spec']['names']['kind']}`. Generated "
+        "from the models in `finetune_operator.api` and `finetune_trainer.contract`; `kubectl explain "
+        "finetunejob.spec` says the same.",
     ]
     for part in ("spec", "status"):
         lines += ["", f"## {part}", "", "| field | type | default | what it is |", "|---|---|---|---|"]
