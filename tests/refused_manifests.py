@@ -71,6 +71,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"compute": {"resources": {"requests": {"memroy": "2Gi"}}}},
         "spec.compute.resources.requests",
     ),
+    "a vendor's resource as a request": (
+        {"compute": {"resources": {"requests": {"rdma/hca": 1}}}},
+        "spec.compute.resources.requests",
+    ),
+    "a limit of something that is no resource": (
+        {"compute": {"resources": {"limits": {"gpus": 1}}}},
+        "spec.compute.resources.limits",
+    ),
     "an amount that is none": (
         {"compute": {"resources": {"limits": {"memory": "lots"}}}},
         "spec.compute.resources.limits.memory",
@@ -87,6 +95,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a toleration of everything by Equal": (
         {"compute": {"tolerations": [{"operator": "Equal"}]}},
         "spec.compute.tolerations[0]",
+    ),
+    "a toleration of a taint that cannot be": (
+        {"compute": {"tolerations": [{"key": "gpu node", "operator": "Exists"}]}},
+        "spec.compute.tolerations[0].key",
     ),
     "a toleration that exists with a value": (
         {"compute": {"tolerations": [{"key": "gpu", "operator": "Exists", "value": "yes"}]}},

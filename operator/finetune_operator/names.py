@@ -27,8 +27,8 @@ JOB_NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MAX_LABEL_CHARACTERS = 63
 
 JOB_NAME_RULE = (
-    f"a name has at most {MAX_LABEL_CHARACTERS} characters: lower-case letters, digits and '-'; it begins with a letter "
-    "and does not end with '-'"
+    f"a name has at most {MAX_LABEL_CHARACTERS} characters: lower-case letters, digits and '-'; it begins with a "
+    "letter and does not end with '-'"
 )
 
 # The hostname of pod 1023 of an Indexed Job is `<job>-1023`, and it is a DNS label too.

@@ -176,12 +176,10 @@ def _disks(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> tuple[Disk
 def _problems(job: FineTuneJob, settings: Settings, disks: Sequence[Disk], access: ClaimAccessModes) -> list[str]:
     """Name what cannot be done on this cluster; a claim that was not seen yet is no problem."""
     problems = [_problem_of_claim(disk, job.spec.compute.nodes, access.get(disk.claim_name)) for disk in disks]
-    resources = job.spec.compute.resources
-    for kind, amounts in (("requests", resources.requests), ("limits", resources.limits)):
-        if settings.gpu_resource_name in amounts:
-            problems.append(
-                f"spec.compute.resources.{kind}: leave {settings.gpu_resource_name} out; it follows from gpusPerNode"
-            )
+    if settings.gpu_resource_name in job.spec.compute.resources.limits:
+        problems.append(
+            f"spec.compute.resources.limits: leave {settings.gpu_resource_name} out; it follows from gpusPerNode"
+        )
     return [problem for problem in problems if problem is not None]
 
 

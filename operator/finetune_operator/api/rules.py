@@ -1,7 +1,7 @@
 """What the API server checks and a schema cannot say, as CEL rules of the CRD.
 
 Each rule repeats a validator of the pydantic models, so that a wrong manifest is refused at `kubectl apply`; a table
-of wrong manifests is judged by both (tests/factories.py). The rest of the checks needs to know the cluster, and is
+of wrong manifests is judged by both (tests/refused_manifests.py). The rest of the checks needs to know the cluster, and is
 told in the condition Accepted.
 
 NB: the API server estimates what a rule costs from the bounds of the fields it reads, so every string, list and map
@@ -16,8 +16,11 @@ from pydantic import BaseModel
 from finetune_operator import names
 from finetune_operator.api.spec import (
     LABEL_KEY_PATTERN,
+    LIMIT_PATTERN,
+    LIMIT_RULE,
+    REQUEST_PATTERN,
+    REQUEST_RULE,
     RESERVED_VARIABLE_PATTERN,
-    RESOURCE_NAME_PATTERN,
     Compute,
     FineTuneJobSpec,
     NetworkStorage,
@@ -46,6 +49,12 @@ class Rule:
 def _quoted(pattern: str) -> str:
     """Return a regular expression as a raw CEL string."""
     return f"r'{pattern}'"
+
+
+def _names_match(field: str, pattern: str, message: str) -> Rule:
+    """Return the rule that every name in a map matches a pattern."""
+    expression = f"!has(self.{field}) || self.{field}.all(name, name.matches({_quoted(pattern)}))"
+    return Rule(expression, message, f".{field}")
 
 
 ONE_SOURCE = Rule("has(self.huggingFace) != has(self.path)", "set exactly one of huggingFace and path")
@@ -88,14 +97,8 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
     Resources: (
-        *(
-            Rule(
-                f"!has(self.{field}) || self.{field}.all(name, name.matches({_quoted(RESOURCE_NAME_PATTERN)}))",
-                "is no resource; write cpu, memory, ephemeral-storage, hugepages-<size> or <vendor>/<name>",
-                f".{field}",
-            )
-            for field in ("requests", "limits")
-        ),
+        _names_match("requests", REQUEST_PATTERN, REQUEST_RULE),
+        _names_match("limits", LIMIT_PATTERN, LIMIT_RULE),
         Rule(
             "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
             "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
@@ -112,11 +115,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "self.device != 'cpu' || !has(self.gpusPerNode)",
             "gpusPerNode is for device gpu; with device cpu set processesPerNode",
         ),
-        Rule(
-            f"!has(self.nodeSelector) || self.nodeSelector.all(key, key.matches({_quoted(LABEL_KEY_PATTERN)}))",
-            "is no label key",
-            ".nodeSelector",
-        ),
+        _names_match("nodeSelector", LABEL_KEY_PATTERN, "is no label key"),
         Rule(
             f"!has(self.env) || !self.env.exists(entry, entry.name in {list(SECRET_NAMES)})",
             f"{' and '.join(SECRET_NAMES)} are tokens: put them into the Secret that secretName names",

@@ -17,11 +17,15 @@ from finetune_trainer.contract.spec import SpecModel, TrainerCompute, TrainerSpe
 
 # The operator's own variables, and those with which torchrun finds its gang.
 RESERVED_VARIABLE_PATTERN = rf"^(FINETUNE_.*|PET_.*|{JOB_COMPLETION_INDEX})$"
-# What the scheduler knows without a vendor's name before a slash.
-RESOURCE_NAME_PATTERN = (
+# What may be shared out in any amount, and what only in whole pieces: of the latter Kubernetes wants a limit, and takes
+# the request from it. https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#extended-resources
+REQUEST_PATTERN = r"^(cpu|memory|ephemeral-storage)$"
+REQUEST_RULE = "requests are of cpu, memory and ephemeral-storage; everything else stands in limits alone"
+LIMIT_PATTERN = (
     r"^(cpu|memory|ephemeral-storage|hugepages-[0-9A-Za-z.]+|"
     r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9_.]*)$"
 )
+LIMIT_RULE = "limits are of cpu, memory, ephemeral-storage, hugepages-<size> or <vendor>/<name>"
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 LabelValue = Annotated[str, Field(pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$", max_length=63)]
@@ -77,7 +81,12 @@ class TaintEffect(StrEnum):
 class Toleration(SpecModel):
     """A Kubernetes toleration; GPU nodes are often tainted."""
 
-    key: str | None = Field(default=None, max_length=317, description="Taint key; empty with operator Exists is all.")
+    key: str | None = Field(
+        default=None,
+        max_length=317,
+        pattern=f"^$|{LABEL_KEY_PATTERN}",
+        description="Taint key; empty with operator Exists is all.",
+    )
     operator: TolerationOperator | None = Field(default=None, description="`Exists` or `Equal`, which is the default.")
     value: LabelValue | None = Field(default=None, description="Taint value.")
     effect: TaintEffect | None = Field(default=None, description="Effect that is tolerated; empty is all.")
@@ -96,6 +105,13 @@ class Toleration(SpecModel):
         return self
 
 
+def _checked_names(amounts: dict[str, str], pattern: str, rule: str) -> dict[str, str]:
+    for name in amounts:
+        if not re.fullmatch(pattern, name):
+            raise ValueError(f"{name}: {rule}")
+    return amounts
+
+
 class Resources(SpecModel):
     """Requests and limits of each training pod, besides the GPUs that follow from gpusPerNode."""
 
@@ -104,15 +120,15 @@ class Resources(SpecModel):
     )
     limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16, description="As requests.")
 
-    @field_validator("requests", "limits")
+    @field_validator("requests")
     @classmethod
-    def _names_are_resources(cls, amounts: dict[str, str]) -> dict[str, str]:
-        for name in amounts:
-            if not re.fullmatch(RESOURCE_NAME_PATTERN, name):
-                raise ValueError(
-                    f"{name}: is no resource; write cpu, memory, ephemeral-storage, hugepages-<size> or <vendor>/<name>"
-                )
-        return amounts
+    def _may_be_requested(cls, amounts: dict[str, str]) -> dict[str, str]:
+        return _checked_names(amounts, REQUEST_PATTERN, REQUEST_RULE)
+
+    @field_validator("limits")
+    @classmethod
+    def _may_be_limited(cls, amounts: dict[str, str]) -> dict[str, str]:
+        return _checked_names(amounts, LIMIT_PATTERN, LIMIT_RULE)
 
     @model_validator(mode="after")
     def _requests_are_within_limits(self) -> Self:
