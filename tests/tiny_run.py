@@ -5,14 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from finetune_trainer import recipe
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.contract.job import TrainerJob, parse_job
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.termination import PreparedReport
+from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import PACKED_FILE, PackedWriter, Sequence
+from finetune_trainer.gang import Place
 
 VOCABULARY_SIZE = 128
 MODEL_PATH, DATA_PATH = "models/tiny", "datasets/tiny"
@@ -88,6 +91,21 @@ def prepare_tiny_job(root: Path, num_sequences: int = 12, **groups: dict[str, An
     paths.job.mkdir(parents=True, exist_ok=True)
     paths.prepared.write_text(plan_of(job, shared, num_sequences).model_dump_json(by_alias=True))
     return job, paths
+
+
+def train_in_process(
+    rank: int, world_size: int, store: Path, runs: list[tuple[TrainerJob, JobPaths, int]]
+) -> list[TrainedReport]:
+    """Be one process of a gang, and train one job after another in it; `runs` say how many processes make a node."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    try:
+        return [
+            recipe.train(job, paths, Place(rank, rank % per_node, world_size, per_node, torch.device("cpu")), 0, {})
+            for job, paths, per_node in runs
+        ]
+    finally:
+        dist.destroy_process_group()
 
 
 def _write_data(directory: Path, num_sequences: int) -> None:

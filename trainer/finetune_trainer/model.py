@@ -20,6 +20,7 @@ from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.loss import summed_cross_entropy
+from finetune_trainer.weights import WEIGHT_FILE_PATTERNS
 
 # NB: torchao 0.15.0 warns that its C++ kernels do not load with this torch; nothing here uses them
 # (https://github.com/pytorch/ao/issues/2919).
@@ -36,8 +37,6 @@ from torchtune.modules import (  # noqa: E402
     TransformerSelfAttentionLayer,
 )
 from torchtune.modules.attention_utils import create_block_causal_mask, packed_block_causal_mask  # noqa: E402
-
-WEIGHT_FILES = "*.safetensors"
 
 
 class CausalDecoder(nn.Module):
@@ -180,9 +179,9 @@ def read_weights(directory: Path, shape: ModelShape) -> Iterator[tuple[str, torc
         TrainerError: MODEL_UNAVAILABLE when there is no readable safetensors file, MODEL_UNSUPPORTED when a weight
             has a name that no supported model has.
     """
-    paths = sorted(directory.glob(WEIGHT_FILES))
+    paths = sorted(path for pattern in WEIGHT_FILE_PATTERNS for path in directory.glob(pattern))
     if not paths:
-        raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{directory}: has no {WEIGHT_FILES} file")
+        raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{directory}: has no file {' or '.join(WEIGHT_FILE_PATTERNS)}")
     convert = _conversion(shape)
     for path in paths:
         try:

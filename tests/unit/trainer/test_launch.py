@@ -82,13 +82,10 @@ def test_an_environment_that_contradicts_the_job_is_refused(environment: dict[st
     assert caught.value.reason is Reason.INVALID_SPEC
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
-def test_a_job_for_gpus_does_not_fall_back_to_the_cpu() -> None:
-    gang = read_gang(TWO_NODES, POD)
-    with pytest.raises(
-        TrainerError, match="8 GPUs a node are asked for, but CUDA finds 0.*compute.device: cpu"
-    ) as caught:
-        require_devices(TWO_NODES, gang)
+def test_a_job_for_more_gpus_than_there_are_does_not_fall_back_to_the_cpu() -> None:
+    job = job_of({"gpusPerNode": 64})
+    with pytest.raises(TrainerError, match=r"64 GPUs a node are asked for, but CUDA finds .*device: cpu") as caught:
+        require_devices(job, read_gang(job, {}))
     assert caught.value.reason is Reason.DEVICE_UNAVAILABLE
 
 
