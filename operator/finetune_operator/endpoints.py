@@ -15,7 +15,7 @@ METRICS_PATH = "/metrics"
 
 @asynccontextmanager
 async def serving(
-    metrics: Metrics, why_not_ready: Callable[[], str | None], *, metrics_port: int, probe_port: int
+    metrics: Metrics, why_not_ready: Callable[[], str | None], metrics_port: int, probe_port: int
 ) -> AsyncIterator[None]:
     """Serve metrics and probes while the block runs.
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -50,7 +51,7 @@ def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except (ApiError, DefinitionMissing, OSError) as error:
-        logger.error("Stopped: %s", error)
+        logger.error("Stopped: %s", error)  # noqa: TRY400 - the message is for a person
         sys.exit(1)
 
 
@@ -63,6 +64,10 @@ class Operator:
     metrics: Metrics
     store: Store = field(default_factory=Store)
     queue: WorkQueue[JobKey] = field(init=False)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the operator is to end."""
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """What has to be closed when the operator ends."""
     waits_for: str | None = "the API server"
     """What is missing before jobs can be worked on."""
 
@@ -96,24 +101,22 @@ async def serve(settings: Settings) -> None:
     metrics = Metrics()
     cluster = await Cluster.connect(os.environ, metrics, num_connections=2 * settings.num_workers)
     operator = Operator(settings, cluster, metrics)
-    try:
-        async with serving(
-            metrics, lambda: operator.waits_for, metrics_port=settings.metrics_port, probe_port=settings.probe_port
-        ):
-            if await _start(operator):
-                await _work(operator)
-    finally:
-        await cluster.close()
+    async with operator.closing as closing:
+        closing.push_async_callback(cluster.close)
+        await closing.enter_async_context(
+            serving(metrics, lambda: operator.waits_for, settings.metrics_port, settings.probe_port)
+        )
+        if await _start(operator):
+            await _work(operator)
     logger.info("Stopped")
 
 
 async def _start(operator: Operator) -> bool:
     """Fill the store, as soon as the cluster lets us; return False when told to stop before that."""
-    stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        # NB: kopf replaces these handlers with its own when it starts.
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    while not stop.is_set():
+        # NB: kopf replaces these handlers with its own when it starts, and looks at the flag besides.
+        asyncio.get_running_loop().add_signal_handler(signal_number, operator.stop.set)
+    while not operator.stop.is_set():
         try:
             await operator.cluster.check_definition(operator.namespaces[0])
             await _catch_up(operator)
@@ -122,7 +125,7 @@ async def _start(operator: Operator) -> bool:
                 logger.warning("Waiting: %s", error)
             operator.waits_for = str(error)
             try:
-                await asyncio.wait_for(stop.wait(), _START_RETRY_SECONDS)
+                await asyncio.wait_for(operator.stop.wait(), _START_RETRY_SECONDS)
             except TimeoutError:
                 continue
         else:
@@ -138,15 +141,15 @@ async def _work(operator: Operator) -> None:
     namespaces = operator.settings.watched_namespaces
     try:
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(operator.queue.run()), tasks.create_task(_look_again(operator))]
+            for background in (operator.queue.run(), _look_again(operator)):
+                operator.closing.callback(tasks.create_task(background).cancel)
             await kopf.operator(
                 registry=_registry(operator),
                 settings=_kopf_settings(),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
+                stop_flag=operator.stop,
             )
-            for task in background:
-                task.cancel()
     except* DefinitionMissing as group:
         # A fresh start waits for the definition; the pod's restart policy makes that start.
         raise DefinitionMissing(f"{group.exceptions[0]} It was there when the operator started.") from None
@@ -189,6 +192,14 @@ def _registry(operator: Operator) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     # NB: kopf's default login would import the synchronous client, 60 MB of memory.
     kopf.on.login(registry=registry)(_log_in)
+
+    # NB: before it ends, kopf waits five seconds for every task that is left: those of our server, and its own that
+    # waits for the flag.
+    @kopf.on.cleanup(registry=registry)
+    async def close(**_: Any) -> None:
+        operator.stop.set()
+        await operator.closing.aclose()
+
     for resource in (FINE_TUNE_JOBS, *CHILDREN):
         _watch(registry, resource, operator)
     return registry

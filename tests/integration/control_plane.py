@@ -16,6 +16,7 @@ from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 
 import yaml
+
 from dev.cluster import layout
 
 CONTROLLERS = (
@@ -44,7 +45,7 @@ class ControlPlane:
 @contextmanager
 def running_control_plane(directory: Path, controllers: Sequence[str] = CONTROLLERS) -> Iterator[ControlPlane]:
     """Run a control plane for as long as the block lasts."""
-    port, etcd_port, etcd_peer_port = _free_ports(3)
+    port, etcd_port, etcd_peer_port = free_ports(3)
     plane = ControlPlane(
         url=f"https://127.0.0.1:{port}",
         admin_kubeconfig=directory / "admin.kubeconfig",
@@ -163,7 +164,8 @@ def _unverified() -> SSLContext:
     return context
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 on which nobody listens."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:
