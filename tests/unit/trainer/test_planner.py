@@ -1,0 +1,155 @@
+"""Steps, sharding and memory, worked out before anything is held."""
+
+from typing import Any
+
+import pytest
+
+from finetune_trainer.architecture import ModelShape, parse_config
+from finetune_trainer.contract.spec import Precision, Sharding, TrainerSpec
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.planner import (
+    GIB,
+    Steps,
+    changes_that_fit,
+    estimate_memory,
+    make_plan,
+    plan_steps,
+    resolve_precision,
+    resolve_sharding,
+)
+from tests.unit.trainer.test_architecture import LLAMA_8B, PUBLISHED
+
+H100_BYTES, A10_BYTES = 80 * GIB, 24 * GIB
+SHAPE_8B = parse_config(LLAMA_8B)
+SHAPE_70B = parse_config(PUBLISHED["Llama-3.1-70B"][0])
+
+
+def spec(**groups: dict[str, Any]) -> TrainerSpec:
+    """The recipe of 16 GPUs on two nodes, changed group by group."""
+    base: dict[str, Any] = {
+        "model": {"huggingFace": {"repository": "meta-llama/Llama-3.1-8B-Instruct"}},
+        "datasets": [{"path": "rows.jsonl", "format": "hermes"}],
+        "compute": {"nodes": 2, "gpusPerNode": 8},
+    }
+    for name, group in groups.items():
+        base[name] = base.get(name, {}) | group
+    return TrainerSpec.model_validate(base)
+
+
+STEPS: dict[str, tuple[dict[str, dict[str, Any]], int, Steps]] = {
+    "the recipe's global batch is 512 and a short last one counts": ({}, 1025, Steps(3, 9, 4)),
+    "fewer sequences than one global batch are one step": ({}, 5, Steps(1, 3, 1)),
+    "an epoch ends at maxStepsPerEpoch": ({"training": {"maxStepsPerEpoch": 2}}, 10_000, Steps(2, 6, 3)),
+    "a long run warms up as long as it was told to": ({"training": {"epochs": 100}}, 5_120, Steps(10, 1000, 100)),
+    "a run of one step does not warm up": ({"training": {"epochs": 1}}, 1, Steps(1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_steps_are_counted(case: str) -> None:
+    groups, num_sequences, expected = STEPS[case]
+    assert plan_steps(spec(**groups), num_sequences) == expected
+
+
+def test_precision_is_bf16_on_gpus_and_fp32_on_cpus_unless_it_was_said() -> None:
+    cpu = {"device": "cpu", "gpusPerNode": None}
+    assert resolve_precision(spec()) is Precision.BF16
+    assert resolve_precision(spec(compute=cpu)) is Precision.FP32
+    assert resolve_precision(spec(training={"precision": "fp32"})) is Precision.FP32
+    assert resolve_precision(spec(compute=cpu, training={"precision": "bf16"})) is Precision.BF16
+
+
+# GiB of torch.cuda.max_memory_allocated, measured on one H100: 8B in bf16, rank 64 on all linears, no dropout, rows
+# of 4096. What the CUDA context and the libraries take besides is part of the estimate only.
+MEASURED_GIB: dict[str, tuple[dict[str, Any], float]] = {
+    "torchtune 0.6.1 with activation checkpointing, two sequences": ({"batchSize": 2}, 20.4),
+    "plain PyTorch without it, one sequence": ({"batchSize": 1, "activationCheckpointing": False}, 41.2),
+}
+
+
+@pytest.mark.parametrize("case", MEASURED_GIB)
+def test_the_estimate_of_8b_is_above_what_was_measured_but_not_by_far(case: str) -> None:
+    training, measured = MEASURED_GIB[case]
+    estimate = estimate_memory(SHAPE_8B, spec(training=training, lora={"dropout": 0}), Sharding.REPLICATE).total / GIB
+    assert measured < estimate < 1.3 * measured
+
+
+def test_terms_that_can_be_worked_out_by_hand_are_exact() -> None:
+    memory = estimate_memory(SHAPE_8B, spec(), Sharding.FULL)
+    assert memory.base_weights == 8_030_261_248 * 2 // 16
+    assert memory.adapter == memory.gradients == 167_772_160 * 4
+    assert memory.optimizer == 167_772_160 * 8
+    # embeddings and head of 128256 x 4096 each, the last norm, and two layers of 218,112,000 parameters
+    assert memory.gathered_weights == 2 * (2 * 128256 * 4096 + 4096 + 2 * 218_112_000)
+
+
+def test_less_is_needed_with_shorter_sequences_smaller_batches_and_more_shards() -> None:
+    def total(sharding: Sharding = Sharding.REPLICATE, **training: Any) -> int:
+        return estimate_memory(SHAPE_70B, spec(training=training), sharding).total
+
+    assert total(maxSequenceLength=1024) < total(maxSequenceLength=4096) < total(activationCheckpointing=False)
+    assert total(batchSize=1) < total(batchSize=2)
+    assert total(Sharding.FULL) < total(Sharding.HYBRID) < total(Sharding.REPLICATE)
+
+
+SHARDINGS: dict[str, tuple[ModelShape, dict[str, Any], int | None, Sharding]] = {
+    "8B on an H100 is replicated": (SHAPE_8B, {}, H100_BYTES, Sharding.REPLICATE),
+    "8B on an A10 is spread within a node": (SHAPE_8B, {}, A10_BYTES, Sharding.HYBRID),
+    "70B on H100s is spread within a node": (SHAPE_70B, {}, H100_BYTES, Sharding.HYBRID),
+    "70B on 2 x 2 H100s is spread over all": (SHAPE_70B, {"gpusPerNode": 2}, H100_BYTES, Sharding.FULL),
+    "within one node what does not fit is spread over all of it": (SHAPE_70B, {"nodes": 1}, H100_BYTES, Sharding.FULL),
+    "GPUs of unknown memory are taken for small ones": (SHAPE_8B, {}, None, Sharding.HYBRID),
+    "one process has nothing to spread over": (
+        SHAPE_70B,
+        {"nodes": 1, "gpusPerNode": 1},
+        A10_BYTES,
+        Sharding.REPLICATE,
+    ),
+    "what was said is done": (SHAPE_8B, {"sharding": "full"}, H100_BYTES, Sharding.FULL),
+}
+
+
+@pytest.mark.parametrize("case", SHARDINGS)
+def test_the_sharding_with_the_least_communication_that_fits_is_taken(case: str) -> None:
+    shape, compute, gpu_memory_bytes, expected = SHARDINGS[case]
+    assert resolve_sharding(shape, spec(compute=compute), gpu_memory_bytes) is expected
+
+
+def test_a_training_that_does_not_fit_is_refused_with_changes_that_do() -> None:
+    too_large = spec(compute={"nodes": 1, "gpusPerNode": 1}, training={"activationCheckpointing": False})
+    with pytest.raises(TrainerError) as error:
+        make_plan(SHAPE_8B, too_large, 1000, 40 * GIB)
+    assert error.value.reason is Reason.WILL_NOT_FIT
+    assert "each GPU, which has 40.0 GiB" in error.value.message
+    assert "activations" in error.value.message
+    assert "It fits with training.activationCheckpointing: true" in error.value.message
+
+
+def test_every_change_that_is_proposed_does_fit() -> None:
+    too_large = spec(compute={"nodes": 1, "gpusPerNode": 2, "sharding": "replicate"}, training={"batchSize": 8})
+    assert changes_that_fit(SHAPE_8B, too_large, A10_BYTES) == [
+        "training.batchSize: 2 and gradientAccumulation: 64 with activation checkpointing and sharding auto",
+        "training.maxSequenceLength: 2048 and batchSize: 1 with activation checkpointing and sharding auto",
+    ]
+    proposed = spec(compute={"nodes": 1, "gpusPerNode": 2}, training={"batchSize": 2, "gradientAccumulation": 64})
+    assert proposed.global_batch == too_large.global_batch
+    make_plan(SHAPE_8B, proposed, 1000, A10_BYTES)
+
+
+def test_where_nothing_helps_larger_gpus_are_advised() -> None:
+    with pytest.raises(TrainerError, match="use larger GPUs"):
+        make_plan(SHAPE_70B, spec(compute={"nodes": 1, "gpusPerNode": 1}), 1000, 2 * GIB)
+
+
+def test_where_the_memory_is_not_known_the_estimate_is_only_reported() -> None:
+    plan = make_plan(SHAPE_70B, spec(compute={"nodes": 1, "gpusPerNode": 1}), 1000, None)
+    assert plan.memory.total > H100_BYTES
+
+
+def test_what_was_decided_for_the_user_is_noted() -> None:
+    notes = make_plan(SHAPE_8B, spec(), 1025, None).notes
+    assert notes == (
+        "warm-up is 4 steps, half of the run, instead of 100",
+        "sharding is hybrid: the GPUs' memory is not known, 24 GiB assumed",
+    )
