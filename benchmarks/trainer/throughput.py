@@ -140,6 +140,7 @@ def write_data(path: Path, arguments: argparse.Namespace) -> None:
         path.write_text("\n".join(samples * (1 + rows_needed * arguments.length // 40_000)) + "\n", encoding="utf-8")
         return
     text = " ".join(json.loads(row)["conversations"][0]["value"] for row in samples)
+    text = text.replace("<", " ").replace(">", " ")  # plain words, no tool calls
     rows = []
     for number in range(rows_needed):
         start = number * 997 % (len(text) // 2)
