@@ -1,8 +1,8 @@
 """What the API server checks and a schema cannot say, as CEL rules of the CRD.
 
 Each rule repeats a validator of the pydantic models, so that a wrong manifest is refused at `kubectl apply`; a table
-of wrong manifests is judged by both (tests/refused_manifests.py). The rest of the checks needs to know the cluster, and is
-told in the condition Accepted.
+of wrong manifests is judged by both (tests/refused_manifests.py). The rest of the checks needs to know the cluster, and
+is told in the condition Accepted.
 
 NB: the API server estimates what a rule costs from the bounds of the fields it reads, so every string, list and map
 has one: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#resource-use-by-validation-functions
