@@ -23,6 +23,7 @@ DURATIONS = CACHE / "durations.json"
 def up(gpus: int) -> None:
     """Bring the cluster up with both images loaded; what is up already is left alone."""
     remains.end_orphans()
+    remains.clear_if_stale()
     execute([*program_steps(), *cluster_steps(gpus), *image_steps(("registry", *(node.name for node in NODES)))])
     print(f"The cluster is up: export KUBECONFIG={KUBECONFIG}")
 
@@ -55,9 +56,8 @@ def program_steps() -> list[Step]:
 def cluster_steps(gpus: int) -> list[Step]:
     """Return the steps from packages and programs to two Ready nodes with storage."""
     steps = [
-        Step("remains", remains.clear_if_stale, ("Debian packages",)),
-        Step("network", ensure_network, ("remains",)),
-        Step("certificates", ensure_certificates, ("remains",)),
+        Step("network", ensure_network, ("Debian packages",)),
+        Step("certificates", ensure_certificates, ("Debian packages",)),
         Step("registry", ensure_registry, ("network",)),
         Step("control plane", ensure_control_plane, ("network", "certificates", "program kubernetes")),
         Step("DNS", ensure_dns, ("control plane", "program coredns")),

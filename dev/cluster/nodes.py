@@ -56,19 +56,9 @@ def ensure_node(node: Node, gpus: int) -> str:
     write_file(_proxy_configuration(node), _proxy_yaml(node))
     started = [part.name for part in (kubelet(node), kube_proxy(node)) if ensure_running(part)]
     advice = "`make cluster-down` and `make cluster` start from nothing, images are kept"
-    wait_until_ready(kubelet(node), lambda: is_ready(node), timeout_seconds=60, advice=advice)
-    # kube-proxy answers on the namespace's own loopback once it has written its rules.
-    healthy = [
-        "nsenter",
-        f"--net={node.network_namespace}",
-        "--",
-        "curl",
-        "-sf",
-        "-m",
-        "2",
-        "http://127.0.0.1:10256/healthz",
-    ]
-    wait_until_ready(kube_proxy(node), lambda: succeeds(healthy), timeout_seconds=60, advice=advice)
+    # NB: the API server calls a node Ready for a while after its kubelet was killed, so the kubelet is asked as well.
+    wait_until_ready(kubelet(node), lambda: _answers(node, 10248) and is_ready(node), timeout_seconds=60, advice=advice)
+    wait_until_ready(kube_proxy(node), lambda: _answers(node, 10256), timeout_seconds=60, advice=advice)
     claimed = f", {gpus} GPUs claimed" if claim_gpus(node, gpus) else ""
     return (f"started {', '.join(started)}" if started else "already running") + claimed
 
@@ -136,6 +126,12 @@ def kube_proxy(node: Node) -> Part:
         network_namespace=node.network_namespace,
         configuration=(_proxy_configuration(node), certs.PROXY.kubeconfig),
     )
+
+
+def _answers(node: Node, port: int) -> bool:
+    """Return whether a daemon calls itself healthy, on the loopback of the node's namespace."""
+    curl = ["curl", "--silent", "--fail", "--max-time", "2", f"http://127.0.0.1:{port}/healthz"]
+    return succeeds(["nsenter", f"--net={node.network_namespace}", "--", *curl])
 
 
 def _containerd_configuration(node: Node) -> Path:

@@ -39,17 +39,17 @@ _CNI_RESULTS = Path("/var/lib/cni/results")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 
 
-def clear_if_stale() -> str:
+def clear_if_stale() -> None:
     """Take away what an earlier boot or an interrupted ``down`` has left, and mark the state as this boot's."""
     if _BOOT.exists() and _BOOT.read_text() == _THIS_BOOT.read_text():
-        return "none of an earlier boot"
-    left = len(remaining())
+        return
+    if left := remaining():
+        print(f"Taking away what an earlier cluster has left: {len(left)} processes, mounts, interfaces and folders.")
     take_down()
     STATE.mkdir(parents=True, exist_ok=True)
     STATE.chmod(0o711)  # pods pass through to their volumes; nobody lists
     RUN.mkdir(parents=True, exist_ok=True)
     _BOOT.write_text(_THIS_BOOT.read_text())
-    return f"removed {left} things" if left else "none"
 
 
 def end_orphans() -> None:
