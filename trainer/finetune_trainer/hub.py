@@ -178,8 +178,8 @@ def _download(hub: Hub, snapshot: Snapshot, names: list[str], directory: Path) -
     if num_bytes > free:
         raise TrainerError(
             Reason.STORAGE_FULL,
-            f"{snapshot.repository}: {num_bytes / 1e9:.1f} GB have to be downloaded, but the shared filesystem has "
-            f"{free / 1e9:.1f} GB left. Make the volume larger or remove files",
+            f"{snapshot.repository}: {_size(num_bytes)} have to be downloaded, but the shared filesystem has "
+            f"{_size(free)} left. Make the volume larger or remove files",
         )
     if not missing:
         return
@@ -205,12 +205,8 @@ def _download(hub: Hub, snapshot: Snapshot, names: list[str], directory: Path) -
             raise _unavailable(snapshot.kind, f"{snapshot.repository}: {name} arrived incomplete; try again")
 
     label = f"{snapshot.repository}@{snapshot.commit[:8]}"
-    logger.info(
-        "%s: downloading %s, %.1f MB",
-        label,
-        missing[0] if len(missing) == 1 else f"{len(missing)} files",
-        num_bytes / 1e6,
-    )
+    what = missing[0] if len(missing) == 1 else f"{len(missing)} files"
+    logger.info("%s: downloading %s, %s", label, what, _size(num_bytes))
     pool = ThreadPoolExecutor(NUM_CONNECTIONS, thread_name_prefix="download")
     with _progress(directory, label, num_bytes):
         try:
@@ -234,15 +230,9 @@ def _progress(directory: Path, label: str, num_bytes: int) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(PROGRESS_INTERVAL_SECONDS):
             arrived = _bytes_under(directory) - before
-            rate = arrived / (time.monotonic() - started)
-            logger.info(
-                "%s: %.1f of %.1f MB (%.0f %%), %.1f MB/s",
-                label,
-                arrived / 1e6,
-                num_bytes / 1e6,
-                100 * arrived / max(num_bytes, 1),
-                rate / 1e6,
-            )
+            rate = _size(arrived / (time.monotonic() - started))
+            percent = 100 * arrived / max(num_bytes, 1)
+            logger.info("%s: %s of %s (%.0f %%), %s/s", label, _size(arrived), _size(num_bytes), percent, rate)
 
     thread = threading.Thread(target=watch, name="download-progress", daemon=True)
     thread.start()
@@ -251,7 +241,14 @@ def _progress(directory: Path, label: str, num_bytes: int) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-    logger.info("%s: downloaded %.1f MB in %.1f s", label, num_bytes / 1e6, time.monotonic() - started)
+    logger.info("%s: downloaded %s in %.1f s", label, _size(num_bytes), time.monotonic() - started)
+
+
+def _size(num_bytes: float) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.1f} {name}"
+    return f"{num_bytes / 1e3:.1f} kB"
 
 
 def _bytes_under(directory: Path) -> int:
