@@ -49,15 +49,18 @@ $(VENV)/.ready: requirements/uv.txt requirements/dev.txt
 	"$(VENV)/bin/uv" pip install --quiet --require-hashes --python "$(VENV)/bin/python" -r requirements/dev.txt
 	@touch $@
 
-.PHONY: test test-fast test-apiserver test-e2e
+.PHONY: test test-fast test-gang test-apiserver test-e2e
 test: ## every test, the end-to-end ones on the embedded cluster included
 	@# The environment waits on the network and the disk while the cluster's programs wait on the processor.
 	@$(MAKE) --no-print-directory --jobs=2 venv cluster-programs
-	@$(MAKE) --no-print-directory lint test-fast test-apiserver
+	@$(MAKE) --no-print-directory lint test-fast test-gang test-apiserver
 	@$(MAKE) --no-print-directory test-e2e
 
 test-fast: venv ## what needs no cluster, under a minute
-	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not apiserver and not e2e"
+	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not gang and not apiserver and not e2e"
+
+test-gang: venv ## training in several processes, which spend tens of seconds on importing torch
+	$(RUN)python -m pytest -m gang
 
 test-apiserver: venv cluster-programs ## what needs an API server and etcd, but no nodes
 	$(RUN)python -m pytest -m apiserver
