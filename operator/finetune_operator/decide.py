@@ -37,7 +37,8 @@ _CHANGEABLE_KINDS = frozenset({"ConfigMap", "Service"})
 _WATCHED_REASONS = frozenset(
     {ConditionReason.UNSCHEDULABLE, ConditionReason.IMAGE_PULL_FAILED, ConditionReason.CONTAINER_NOT_CREATED}
 )
-_LOOK_AGAIN_SECONDS = 10.0
+_LOOK_AGAIN_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS_AT_MOST = 60.0
 
 # A pod that lost its peers often says so before the peer that died has said why.
 _ROOT_CAUSE_GRACE = timedelta(seconds=15)
@@ -115,7 +116,7 @@ def _prepare(
         return Decision(
             tell.preparing(status, moment, waits, runs),
             apply=_to_apply(wanted, observed),
-            wake_after_seconds=None if runs else _wake_while_waiting(waits, observed),
+            wake_after_seconds=None if runs else _wake_while_waiting(status, waits, observed, moment),
         )
     if _pods_lag_behind(job):
         return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
@@ -157,7 +158,9 @@ def _train(
         return Decision(status, apply, wake_after_seconds=progress_interval_seconds)
     waits = observed.claims or next((job.waits for job in gang if job.waits is not None), None)
     return Decision(
-        tell.starting(status, moment, waits), apply, wake_after_seconds=_wake_while_waiting(waits, observed)
+        tell.starting(status, moment, waits),
+        apply,
+        wake_after_seconds=_wake_while_waiting(status, waits, observed, moment),
     )
 
 
@@ -266,6 +269,12 @@ def _no_report(pod: PodSeen) -> Trouble:
     )
 
 
-def _wake_while_waiting(waits: Trouble | None, observed: Observed) -> float | None:
-    told_by_watch = waits is not None and waits.reason in _WATCHED_REASONS and not observed.claims_pending
-    return None if told_by_watch else _LOOK_AGAIN_SECONDS
+def _wake_while_waiting(
+    status: FineTuneJobStatus, waits: Trouble | None, observed: Observed, moment: Moment
+) -> float | None:
+    """Return when to look again at a job that waits: the longer it has waited, the later."""
+    if waits is not None and waits.reason in _WATCHED_REASONS and not observed.claims_pending:
+        return None
+    changed = [datetime.fromisoformat(condition.last_transition_time) for condition in status.conditions]
+    waited_seconds = (moment.now - max(changed, default=moment.now)).total_seconds()
+    return min(max(waited_seconds / 4, _LOOK_AGAIN_SECONDS), _LOOK_AGAIN_SECONDS_AT_MOST)

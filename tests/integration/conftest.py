@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dev.cluster import layout
+from tests.e2e.jobs import NETWORK_CLASS, SHARED_CLASS
 from tests.e2e.kubectl import Kubectl
 from tests.integration.control_plane import ControlPlane, running_control_plane
 
@@ -41,9 +42,19 @@ def chart_manifests() -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def installed(kubectl: Kubectl, chart_manifests: list[dict[str, object]]) -> Kubectl:
-    """The same with the definition and the operator's role, and nothing more of the chart."""
+    """The same with the definition and the operator's role, and storage whose claims wait for a pod on a node."""
     definition = next(body for body in chart_manifests if body["kind"] == "CustomResourceDefinition")
     roles = [body for body in chart_manifests if body["kind"] in _ROLE_KINDS]
-    kubectl.apply(definition, *roles)
+    kubectl.apply(definition, *roles, *(_storage_class(name) for name in (SHARED_CLASS, NETWORK_CLASS)))
     kubectl.run("wait", "crd", "finetunejobs.finetune.dev", "--for=condition=Established", "--timeout=30s")
     return kubectl
+
+
+def _storage_class(name: str) -> dict[str, object]:
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
