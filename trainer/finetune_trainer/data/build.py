@@ -185,7 +185,7 @@ def _check_rows(source: Source, count: _Count) -> None:
         raise TrainerError(
             Reason.DATA_INVALID,
             f"{source.name}: {malformed} of {count.read} rows are malformed, more than the {allowed_percent} percent "
-            f"that maxBadRowErrorPercent allows. {examples}",
+            f"that maxBadRowPercent allows. {examples}",
         )
     if count.kept == 0:
         dropped = ", ".join(f"{number} {reason}" for reason, number in count.dropped.items())
