@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dev.cluster.commands import output_of, run_logged, succeeds
 from dev.cluster.layout import CACHE, IMAGE_PREFIX, REGISTRY, REPOSITORY, RUN
-from dev.cluster.steps import processor
 
 SUITE = "bookworm"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -105,8 +104,7 @@ def ensure_built(image: Image) -> str:
     if succeeds([*_buildah(), "inspect", "--type", "image", _local_name(image)]):
         return "already built"
     UV_CACHE.mkdir(parents=True, exist_ok=True)
-    with processor:
-        run_logged(image.name, [*_buildah(), *_build_words(image), CONTEXT], log=_log(image), advice=ADVICE)
+    run_logged(image.name, [*_buildah(), *_build_words(image), CONTEXT], log=_log(image), advice=ADVICE)
     return f"built {_local_name(image)}"
 
 
@@ -117,8 +115,7 @@ def ensure_pushed(image: Image) -> str:
         return "already in the registry"
     compression = ["--compression-format=zstd", "--compression-level=1"]
     push = [*_buildah(), "push", "--tls-verify=false", *compression, _local_name(image), remote]
-    with processor:
-        run_logged(image.name, push, log=_log(image), advice=ADVICE)
+    run_logged(image.name, push, log=_log(image), advice=ADVICE)
     return f"pushed {image.reference()}"
 
 

@@ -1,7 +1,6 @@
 """Runs steps side by side as far as their order allows; shows how far they are and how long they took last time."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -110,7 +109,3 @@ class Run:
         for name, started in self._started.items():
             if name not in self._done:
                 self._show(f"        {name:<28} running for {now - started:.0f} s{self._durations.last(name)}")
-
-
-# The Go compiler and pip both keep two cores busy: more than two at once only slows each of them down.
-processor = threading.BoundedSemaphore(2)
