@@ -38,7 +38,7 @@ _WATCHED_REASONS = frozenset(
     {ConditionReason.UNSCHEDULABLE, ConditionReason.IMAGE_PULL_FAILED, ConditionReason.CONTAINER_NOT_CREATED}
 )
 _LOOK_AGAIN_SECONDS = 5.0
-_LOOK_AGAIN_SECONDS_AT_MOST = 60.0
+_LOOK_AGAIN_SECONDS_AT_MOST = 300.0
 
 # A pod that lost its peers often says so before the peer that died has said why.
 _ROOT_CAUSE_GRACE = timedelta(seconds=15)
