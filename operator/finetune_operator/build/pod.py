@@ -100,7 +100,8 @@ def _arguments(verb: str, mounts: Sequence[Disk]) -> list[str]:
 
 def _environment(plan: Plan, variables: Mapping[str, str]) -> list[Manifest]:
     # The root filesystem is read-only: whatever writes to a home directory or a cache writes to the scratch volume.
-    ours = {"HOME": SCRATCH}
+    # NB: the user has no entry in the image's passwd, and torch's compiler and wandb ask getpass.getuser() for a name.
+    ours = {"HOME": SCRATCH, "USER": names.APP_NAME}
     if plan.hub_endpoint is not None:
         ours[environment.HUGGING_FACE_ENDPOINT] = plan.hub_endpoint
     users = {variable.name: variable.value for variable in plan.job.spec.compute.env}

@@ -63,6 +63,12 @@ def test_every_pod_writes_to_its_volumes_and_nowhere_else(spec: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS.keys())
+def test_a_user_without_an_entry_in_passwd_has_a_name(spec: dict[str, Any]) -> None:
+    for pod in pods_of(spec):
+        assert environment_of(pod)["USER"] == "finetune-trainer"
+
+
+@pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS.keys())
 def test_no_pod_can_talk_to_the_api_server(spec: dict[str, Any]) -> None:
     for pod in pods_of(spec):
         assert pod["automountServiceAccountToken"] is False
