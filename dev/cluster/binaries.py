@@ -111,7 +111,7 @@ def _compile(build: Build, directory: Path) -> None:
             ["nice", "-n", "5", "go", "build", "-trimpath", "-ldflags", flags, "-o", f"{temporary}/", *build.packages],
             cwd=MODULES / build.module,
             log=CACHE / "logs" / f"build-{build.module}.log",
-            advice="is Go 1.24 or newer on the PATH, and can the Go module proxy be reached? then run it again",
+            advice="is Go 1.26 or newer on the PATH, and can the Go module proxy be reached? then run it again",
             environment={"CGO_ENABLED": "0", "GOFLAGS": os.environ.get("GOFLAGS", "")},
         )
         temporary.chmod(0o755)

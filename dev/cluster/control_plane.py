@@ -17,7 +17,7 @@ from dev.cluster.layout import (
     STATE,
     binary,
 )
-from dev.cluster.processes import Part, cluster_processes, ensure_running, find, stop, wait_until_ready
+from dev.cluster.processes import Part, cluster_processes, ensure_running, runs_as_configured, stop, wait_until_ready
 
 # Not the ports of an etcd that the machine may run for itself.
 ETCD_URL = "https://127.0.0.1:12379"
@@ -32,7 +32,7 @@ NODE_GRACE_SECONDS = 20
 def ensure_control_plane() -> str:
     """Start what does not run, in the order of dependence, and wait until the API server is ready."""
     RUN.mkdir(parents=True, exist_ok=True)
-    if find(etcd()) is None or find(api_server()) is None:
+    if not (runs_as_configured(etcd()) and runs_as_configured(api_server())):
         # NB: a new etcd under a live API server breaks its watches ("Too large resource version"), and so everybody's.
         _stop_all([scheduler(), controller_manager(), api_server()])
     started = [etcd().name] if ensure_running(etcd()) else []

@@ -1,7 +1,7 @@
 """The cluster's LAN: a bridge on the host with a cable to each node, every node a network namespace of its own.
 
 Because kubelet, kube-proxy and CNI work inside those namespaces, all their interfaces, routes and iptables chains
-vanish with them; on the host there are one bridge, two cables, four routes and five iptables rules.
+vanish with them; on the host there are one bridge, two cables, three routes and six iptables rules.
 """
 
 import shutil

@@ -98,13 +98,18 @@ def find(part: Part) -> Process | None:
     return None
 
 
+def runs_as_configured(part: Part) -> bool:
+    """Return whether the part runs with just this command and configuration."""
+    process = find(part)
+    return process is not None and process.digest == part.digest()
+
+
 def ensure_running(part: Part) -> bool:
     """Start the part unless it runs with just this command and configuration; return whether it was started."""
-    running = find(part)
-    if running is not None:
-        if running.digest == part.digest():
-            return False
-        stop([running])
+    if runs_as_configured(part):
+        return False
+    if (outdated := find(part)) is not None:
+        stop([outdated])
     part.log.parent.mkdir(parents=True, exist_ok=True)
     command = [*part.command]
     if part.network_namespace is not None:
