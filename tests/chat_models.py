@@ -75,8 +75,8 @@ Today: {{ date_string }}
 
 {% endif %}"""
 
-# Puts tools and system words before the last user turn, has no generation prompt, wants user and assistant in turn and
-# call ids of nine characters (Mistral).
+# Puts the tools before the last user turn, shows system words only when nothing follows them, has no generation prompt,
+# wants user and assistant in turn and call ids of nine characters (Mistral).
 LAST_USER_TURN = """\
 {%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
 {%- else %}{% set system = '' %}{% set turns = messages %}{% endif %}
@@ -91,7 +91,7 @@ LAST_USER_TURN = """\
 {%- if message.role == 'user' %}
 {%- if message == users[-1] %}
 {%- if tools %}[TOOLS] {{ tools | tojson }}[/TOOLS]{% endif -%}
-[INST] {{ system + '\n\n' if system else '' }}{{ message.content }}[/INST]
+[INST] {{ system + '\n\n' if system and loop.last else '' }}{{ message.content }}[/INST]
 {%- else %}[INST] {{ message.content }}[/INST]{% endif %}
 {%- elif message.tool_calls %}[CALLS] [
 {%- for call in message.tool_calls %}

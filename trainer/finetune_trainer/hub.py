@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 
 from finetune_trainer import cache
 from finetune_trainer.contract.termination import Reason
+from finetune_trainer.data.template import TOKENIZER_FILES
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.weights import WEIGHT_FILE_PATTERNS
 
@@ -38,19 +39,8 @@ Result = TypeVar("Result")
 PUBLIC_HUB = "https://huggingface.co"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-# What a model needs, by name: shape, tokenizer, chat template. The weights follow once these were found good.
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-    "model.safetensors.index.json",
-)
+# What a model needs besides its weights, which follow once these were found good.
+SMALL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json", "LICENSE*", *TOKENIZER_FILES)
 
 NUM_CONNECTIONS = 4
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0, 30.0)

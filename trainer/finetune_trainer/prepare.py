@@ -22,7 +22,7 @@ from finetune_trainer.data.build import REPORT_FILE, DataReport, Source, build_d
 from finetune_trainer.data.read import find_files
 from finetune_trainer.data.render import Renderer
 from finetune_trainer.data.select import CARD_FILE, select_files
-from finetune_trainer.data.template import DATE, load_tokenizer
+from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.planner import GIB, TrainingPlan, make_plan
 from finetune_trainer.weights import check_weights
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 # Part of the digest of prepared data: to be raised whenever equal input gives other tokens than before.
 PIPELINE_VERSION = 1
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> PreparedReport:
@@ -196,7 +195,7 @@ def data_digest(spec: TrainerSpec, sources: list[Source], model_directory: Path)
             "maxSequenceLength": training.max_sequence_length,
             "overlong": training.overlong,
             "packing": training.packing,
-            "tokenizer": {name: _file_digest(model_directory / name) for name in TOKENIZER_FILES},
+            "tokenizer": _tokenizer_digests(model_directory),
             "datasets": [
                 {
                     "format": source.dataset.format,
@@ -212,13 +211,16 @@ def data_digest(spec: TrainerSpec, sources: list[Source], model_directory: Path)
     )[:32]
 
 
+def _tokenizer_digests(model_directory: Path) -> dict[str, str]:
+    files = {file for pattern in TOKENIZER_FILES for file in model_directory.glob(pattern) if file.is_file()}
+    return {str(file.relative_to(model_directory)): _file_digest(file) for file in files}
+
+
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _file_digest(file: Path) -> str | None:
-    if not file.is_file():
-        return None
+def _file_digest(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -248,6 +248,8 @@ def _notes_on_template(renderer: Renderer) -> tuple[str, ...]:
         notes.append("the model's chat template takes no tools: they are written in the Hermes notation")
     elif not style.takes_parallel_calls:
         notes.append("the model's chat template takes one tool call a turn: parallel calls are made one after another")
+    if not style.takes_system:
+        notes.append("the model's chat template takes no system turn: its words are put before the first user turn's")
     if not renderer.ends_turns:
         notes.append("the model's chat template ends a turn with no special token: the model may not learn to stop")
     return tuple(notes)

@@ -17,6 +17,16 @@ from finetune_trainer.data.conversation import BadRowError, Conversation, JsonOb
 from finetune_trainer.errors import TrainerError
 
 TOKENIZER_FILE = "tokenizer.json"
+# All that may belong to a tokenizer and its templates.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "vocab.json",
+    "merges.txt",
+)
 # Llama 3.1 and later write a date into the system turn: today's, unless the caller says another. Data that was
 # prepared on two days has to be the same, so it is the date that the template of Llama 3.1 itself falls back to.
 DATE = "26 Jul 2024"

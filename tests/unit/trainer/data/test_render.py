@@ -40,6 +40,9 @@ ONE_CALL = Conversation(
     ),
     (WEATHER,),
 )
+ASKED_TWICE = Conversation(
+    (*ONE_CALL.messages, says("user", "Thanks"), says("assistant", "You are welcome.")), ONE_CALL.tools
+)
 TWO_CALLS = Conversation(
     (
         says("user", "Paris and Rome?"),
@@ -115,10 +118,10 @@ WHAT_IS_LEARNT: dict[str, tuple[str, Conversation, list[list[str]]]] = {
         Conversation((says("user", "Hi"), says("assistant", "  Hello. \n"))),
         [["Hello.<|eot|>"]],
     ),
-    "of a template that writes the past anew one document a turn": (
+    "of a template that writes the past anew one document for each past": (
         chat_models.LAST_USER_TURN,
-        CHAT,
-        [[" Hello.</s>"], [" Ciao.</s>"]],
+        ASKED_TWICE,
+        [["[CALLS] [%s]</s>" % (CALL % "Paris"), " It is sunny.</s>"], [" You are welcome.</s>"]],
     ),
     "of a template without a generation prompt the call and the answer": (
         chat_models.LAST_USER_TURN,
@@ -150,9 +153,19 @@ def test_the_model_is_shown_its_own_template_word_for_word(template: str, tmp_pa
 
 def test_a_document_of_a_later_turn_is_what_the_model_will_see_at_that_turn(tmp_path: Path) -> None:
     renderer, tokenizer = renderer_of(chat_models.LAST_USER_TURN, tmp_path)
-    first, second = renderer.render(CHAT)
-    assert shown(tokenizer, first) == "<s>[INST] Be brief.\n\nHi[/INST] Hello.</s>"
-    assert shown(tokenizer, second) == "<s>[INST] Hi[/INST] Hello.</s>[INST] Be brief.\n\nBye[/INST] Ciao.</s>"
+    first, second = (shown(tokenizer, document) for document in renderer.render(ASKED_TWICE))
+    assert first.startswith('<s>[TOOLS] [{"type": "function"')
+    assert "[/TOOLS][INST] Weather in Paris?[/INST][CALLS]" in first
+    assert first.endswith("It is sunny.</s>")
+    assert second.startswith("<s>[INST] Weather in Paris?[/INST][CALLS]")
+    assert '[/RESULTS] It is sunny.</s>[TOOLS] [{"type": "function"' in second
+    assert second.endswith("[/TOOLS][INST] Thanks[/INST] You are welcome.</s>")
+
+
+def test_system_words_that_a_template_shows_only_at_the_end_are_not_lost(tmp_path: Path) -> None:
+    renderer, tokenizer = renderer_of(chat_models.LAST_USER_TURN, tmp_path)
+    [document] = renderer.render(CHAT)
+    assert shown(tokenizer, document) == "<s>[INST] Be brief.\n\nHi[/INST] Hello.</s>[INST] Bye[/INST] Ciao.</s>"
 
 
 def test_tools_are_explained_in_the_system_turn_when_the_template_knows_none(tmp_path: Path) -> None:

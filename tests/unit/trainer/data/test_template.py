@@ -14,6 +14,10 @@ STYLES = {
     "a template that knows only turns": (chat_models.CHATML, TemplateStyle(True, False, False, True)),
     "a template that takes tools": (chat_models.CHATML_WITH_TOOLS, TemplateStyle(True, True, True, True)),
     "a template that takes one call a turn": (chat_models.ONE_CALL_A_TURN, TemplateStyle(True, True, False, True)),
+    "a template that shows system words only at the end and refuses tool turns without a call": (
+        chat_models.LAST_USER_TURN,
+        TemplateStyle(False, True, True, False),
+    ),
     "a template that refuses system and tool turns": (
         chat_models.NO_SYSTEM_TURN,
         TemplateStyle(False, False, False, False),
