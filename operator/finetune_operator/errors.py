@@ -1,7 +1,7 @@
 """The errors of the operator; each message is for the person who has to act on it."""
 
 
-class InvalidJob(Exception):  # noqa: N818 - named after the condition reason that it becomes
+class InvalidJob(Exception):
     """A FineTuneJob that cannot be carried out as it is written.
 
     `problems` has a line for each thing that is wrong: its field path in the manifest, and what to do about it.
@@ -12,7 +12,7 @@ class InvalidJob(Exception):  # noqa: N818 - named after the condition reason th
         self.problems = tuple(problems)
 
 
-class InvalidSettings(Exception):  # noqa: N818
+class InvalidSettings(Exception):
     """Environment variables that the operator cannot start with; the message names all of them."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -34,7 +34,7 @@ class ApiError(Exception):
         return self.status in {400, 403, 422}
 
 
-class ForeignObject(Exception):  # noqa: N818
+class ForeignObject(Exception):
     """An object that a job needs is there and belongs to somebody else; it was not touched."""
 
     def __init__(self, kind: str, name: str) -> None:
@@ -43,5 +43,5 @@ class ForeignObject(Exception):  # noqa: N818
         self.name = name
 
 
-class DefinitionMissing(Exception):  # noqa: N818
+class DefinitionMissing(Exception):
     """The cluster does not know FineTuneJobs: their CustomResourceDefinition is not installed."""
