@@ -143,7 +143,11 @@ async def _work(operator: Operator) -> None:
         async with asyncio.TaskGroup() as tasks:
             for background in (operator.queue.run(), _look_again(operator)):
                 operator.closing.callback(tasks.create_task(background).cancel)
+            # NB: the identity is for peering, which is off; kopf would ask for the name of the user, and a container's
+            # user has none (https://github.com/nolar/kopf/blob/main/kopf/_core/engines/peering.py, detect_own_id).
+            identity: Any = names.OPERATOR
             await kopf.operator(
+                identity=identity,
                 registry=_registry(operator),
                 settings=_kopf_settings(),
                 namespaces=namespaces,
