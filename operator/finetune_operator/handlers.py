@@ -153,8 +153,6 @@ async def _work(operator: Operator) -> None:
                 namespaces=namespaces,
                 clusterwide=not namespaces,
                 stop_flag=operator.stop,
-                # NB: kopf would ask for the name of the user, and a container's user has none.
-                identity=names.OPERATOR,  # type: ignore[arg-type]  # a str by another name, not exported
             )
     except* DefinitionMissing as group:
         # A fresh start waits for the definition; the pod's restart policy makes that start.
