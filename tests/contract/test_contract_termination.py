@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.__main__ import summarise
 from finetune_trainer.contract.termination import (
     MAX_BYTES,
     DatasetReport,
@@ -105,6 +106,13 @@ def test_notes_that_are_too_long_are_left_out_before_data_sets_are(tmp_path: Pat
 def test_fields_of_a_newer_trainer_are_passed_over() -> None:
     message = read_termination('{"reason": "Succeeded", "message": "done", "colour": "blue"}')
     assert message == TerminationMessage(reason=Reason.SUCCEEDED, message="done")
+
+
+def test_the_summary_of_prepare_tells_what_was_left_out_and_why() -> None:
+    assert summarise(PREPARED) == (
+        "prepared 9 of 10 rows, 1 malformed: 5 sequences, 1000 tokens (300 trained), 3 steps, about 16.0 GiB of memory a "
+        "process"
+    )
 
 
 UNREADABLE: dict[str, Any] = {

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -15,6 +16,7 @@ from finetune_trainer.contract.job import JobFileError, read_job
 from finetune_trainer.contract.paths import JOB_FILE, NETWORK_MOUNT, SHARED_MOUNT, JobPaths
 from finetune_trainer.contract.termination import (
     TERMINATION_LOG,
+    PreparedReport,
     Reason,
     TerminationMessage,
     write_termination,
@@ -98,13 +100,22 @@ def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> Te
 
     signal.signal(signal.SIGTERM, _stop)
     prepared = prepare(job, paths, environment)
+    return TerminationMessage(reason=Reason.SUCCEEDED, message=summarise(prepared), prepared=prepared)
+
+
+def summarise(prepared: PreparedReport) -> str:
+    """Say in one line what prepare found: rows, what was left out and why, sequences, steps, memory."""
+    dropped: Counter[str] = Counter()
+    for dataset in prepared.datasets:
+        dropped.update(dataset.dropped)
+    left_out = "".join(f", {count} {reason}" for reason, count in sorted(dropped.items()))
     rows_read = sum(dataset.rows_read for dataset in prepared.datasets)
     rows_kept = sum(dataset.rows_kept for dataset in prepared.datasets)
-    message = (
-        f"prepared {rows_kept} of {rows_read} rows: {prepared.sequences} sequences, {prepared.tokens} tokens, "
-        f"{prepared.total_steps} steps"
+    return (
+        f"prepared {rows_kept} of {rows_read} rows{left_out}: {prepared.sequences} sequences, {prepared.tokens} tokens "
+        f"({prepared.trained_tokens} trained), {prepared.total_steps} steps, about "
+        f"{prepared.estimated_memory_bytes / (1 << 30):.1f} GiB of memory a process"
     )
-    return TerminationMessage(reason=Reason.SUCCEEDED, message=message, prepared=prepared)
 
 
 def _stop(signal_number: int, _: FrameType | None) -> NoReturn:
