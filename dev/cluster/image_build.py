@@ -105,7 +105,7 @@ def ensure_built(image: Image) -> str:
         return "already built"
     UV_CACHE.mkdir(parents=True, exist_ok=True)
     run_logged(image.name, [*_buildah(), *_build_words(image), CONTEXT], log=_log(image), advice=ADVICE)
-    return f"built {_local_name(image)}"
+    return f"built {image.tag()}"
 
 
 def ensure_pushed(image: Image) -> str:
@@ -116,13 +116,17 @@ def ensure_pushed(image: Image) -> str:
     compression = ["--compression-format=zstd", "--compression-level=1"]
     push = [*_buildah(), "push", "--tls-verify=false", *compression, _local_name(image), remote]
     run_logged(image.name, push, log=_log(image), advice=ADVICE)
-    return f"pushed {image.reference()}"
+    return f"pushed {image.tag()}"
 
 
-def image_size(image: Image) -> int:
-    """Return the bytes that the image takes on disk when unpacked."""
-    words = [*_buildah(), "images", "--format", "{{.Size}}", _local_name(image)]
-    return int(output_of(image.name, words).split()[0])
+def forget_older_builds() -> int:
+    """Remove earlier builds, and return how many; the layers that the present ones share with them stay."""
+    present = {_local_name(image) for image in IMAGES}
+    names = output_of("images", [*_buildah(), "images", "--format", "{{.Name}}:{{.Tag}}"]).split()
+    ours = {name for name in names if name.startswith(tuple(f"localhost/{image.name}:" for image in IMAGES))}
+    if older := sorted(ours - present):
+        output_of("images", [*_buildah(), "rmi", *older])
+    return len(older)
 
 
 def _build_words(image: Image) -> list[str]:

@@ -61,6 +61,27 @@ def pull(reference: str) -> str:
     return f"pulled into {', '.join(node.name for node in without)}" if without else "already there"
 
 
+def forget_older(reference: str) -> None:
+    """Remove earlier images of the same name that no container uses from both nodes; the registry still has them."""
+    for node in NODES:
+        _forget_older(node, reference)
+
+
+def _forget_older(node: Node, reference: str) -> None:
+    """Remove them from a node.
+
+    An image has three names in containerd: by tag, by digest and by the digest of its configuration.
+    """
+    listed = output_of(node.name, [*ctr(node), "images", "list"]).splitlines()[1:]
+    digests = {name: digest for name, _, digest, *_ in map(str.split, listed)}
+    containers = output_of(node.name, [*ctr(node), "containers", "list"]).splitlines()[1:]
+    kept = {digests.get(container.split()[1]) for container in containers} | {digests[reference]}
+    repository = reference.rpartition(":")[0]
+    older = {digest for name, digest in digests.items() if name.startswith(f"{repository}:")} - kept
+    if names := [name for name, digest in digests.items() if digest in older]:
+        output_of(node.name, [*ctr(node), "images", "remove", *names])
+
+
 def _has_pulled(node: Node, reference: str) -> bool:
     words = [*kubectl(), "-n", _NAMESPACE, "get", "pod", _puller_name(node, reference), "-o", "json"]
     status = json.loads(output_of(node.name, words))["status"]

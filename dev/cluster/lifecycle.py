@@ -8,7 +8,7 @@ from dev.cluster.certificates import ensure_certificates
 from dev.cluster.control_plane import ensure_control_plane, ensure_dns
 from dev.cluster.debian import ensure_packages
 from dev.cluster.failure import ClusterError
-from dev.cluster.images import ensure_tiny_image, pull
+from dev.cluster.images import ensure_tiny_image, forget_older, pull
 from dev.cluster.layout import CACHE, KUBECONFIG, NODES
 from dev.cluster.network import ensure_network
 from dev.cluster.nodes import ensure_containerd, ensure_node
@@ -88,4 +88,13 @@ def image_steps(cluster: tuple[str, ...]) -> list[Step]:
             Step(push, partial(image_build.ensure_pushed, image), (build, *to_push)),
             Step(load, partial(pull, image.reference()), (push, *to_load)),
         ]
-    return steps
+    loads = tuple(f"load {image.name}" for image in image_build.IMAGES)
+    return [*steps, Step("older images", _forget_older_images, loads)]
+
+
+def _forget_older_images() -> str:
+    """Remove what the images have replaced, or the disk fills up with it."""
+    builds = image_build.forget_older_builds()
+    for image in image_build.IMAGES:
+        forget_older(image.reference())
+    return f"{builds} removed"
