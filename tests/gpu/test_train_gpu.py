@@ -14,7 +14,8 @@ from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.termination import Reason, TrainedReport
 from finetune_trainer.data.batch import Batch, make_batch
-from finetune_trainer.launch import explain, train
+from finetune_trainer.failures import explain
+from finetune_trainer.launch import train
 from finetune_trainer.metrics import NodeCollector
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
 from finetune_trainer.sharding import fill_model

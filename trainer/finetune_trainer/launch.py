@@ -1,13 +1,13 @@
-"""Starts the processes of one node, waits for them, and says why the first one failed.
+"""Starts the processes of one node, waits for them, and tells how they ended.
 
-One elastic agent a node, as torchrun starts one, but with retries off: the operator owns those. What a process dies
-of is in its exception, and torchrun passes on an exit code only, so each process writes its error to a file.
+One elastic agent a node, as torchrun starts one, but with retries off: the operator owns those.
 """
 
-import json
+import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -29,6 +29,7 @@ from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Device
 from finetune_trainer.contract.termination import Reason, TrainedReport
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.failures import explain, first_failure, first_line, write_failure
 from finetune_trainer.gang import Place
 from finetune_trainer.processors import num_available_cpus
 
@@ -38,6 +39,7 @@ RESOLVE_INTERVAL_SECONDS = 2.0
 # Longer than any step or checkpoint; a process that waits for so long waits for one that is gone.
 COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 MONITOR_INTERVAL_SECONDS = 0.5
+AGENT_LOGGER = "torch.distributed.elastic.multiprocessing.api"
 LOOPBACK = "127.0.0.1"
 
 
@@ -76,6 +78,7 @@ def train(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> T
     gang = read_gang(job, environment)
     require_devices(job, gang)
     os.environ.update(process_environment(job.spec.compute.device, Path(tempfile.gettempdir()), os.environ))
+    logging.getLogger(AGENT_LOGGER).setLevel(logging.CRITICAL)  # it would log tracebacks of what is told better below
     wait_until_resolved(gang.master_address, RENDEZVOUS_TIMEOUT_SECONDS)
     with tempfile.TemporaryDirectory(prefix="finetune-failures-") as failures:
         settings = Settings(
@@ -86,15 +89,15 @@ def train(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> T
         try:
             reports = elastic_launch(launch_config(gang), run_process)(job, paths, gang, settings)
         except ChildFailedError as error:
-            raise first_failure(Path(failures), error) from error
+            raise first_failure(Path(failures), exit_codes(error)) from error
         except SignalException as error:
             raise TrainerError(Reason.TERMINATED, f"stopped by {signal.Signals(error.sigval).name}") from error
         except dist.DistError as error:
             raise TrainerError(
                 Reason.COLLECTIVE_FAILED,
-                f"node {gang.node_rank} of {gang.num_nodes}: node 0 at {gang.master_address}:{gang.master_port} did "
-                f"not answer within {RENDEZVOUS_TIMEOUT_SECONDS} s: {error}. Check that all pods run, and that no "
-                "network policy keeps them apart",
+                f"node {gang.node_rank} of {gang.num_nodes} did not meet the others at {gang.master_address}:"
+                f"{gang.master_port} within {RENDEZVOUS_TIMEOUT_SECONDS} s: {first_line(error)}. Check that all pods "
+                "run, and that no network policy keeps them apart",
             ) from error
     report: TrainedReport = next(iter(reports.values()))
     return report
@@ -211,6 +214,11 @@ def wait_until_resolved(
             return
 
 
+def exit_codes(error: ChildFailedError) -> dict[int, int]:
+    """Return the exit codes of the processes that failed, by rank; negative is the signal that killed one."""
+    return {rank: failure.exitcode for rank, failure in error.failures.items()}
+
+
 def launch_config(gang: Gang) -> LaunchConfig:
     """Return the agent's configuration, as torchrun makes it for a static rendezvous."""
     return LaunchConfig(
@@ -247,91 +255,13 @@ def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings
         place = Place(rank, local_rank, dist.get_world_size(), gang.processes_per_node, device)
         report = recipe.train(job, paths, place, settings.metrics_port, os.environ)
         dist.destroy_process_group()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the agent has to learn of it
         failure = explain(error, job)
         write_failure(settings.failures, rank, failure)
-        traceback.print_exc()
-        raise
+        if failure.reason is Reason.ERROR:
+            traceback.print_exc()
+        sys.exit(1)  # not raised: the agent would print it twice more
     return report
-
-
-def explain(error: Exception, job: TrainerJob) -> TrainerError:
-    """Find the reason of an error, and what to do about it."""
-    if isinstance(error, TrainerError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError):
-        return TrainerError(Reason.OUT_OF_GPU_MEMORY, f"{_first_line(error)}. {_memory_advice(job)}")
-    # NB: gloo raises plain RuntimeErrors that only their text tells apart.
-    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower()):
-        return TrainerError(
-            Reason.COLLECTIVE_FAILED,
-            f"another process was lost, or the network between them: {_first_line(error)}. The pod that ended first "
-            "says more",
-        )
-    return TrainerError(Reason.ERROR, f"{type(error).__name__}: {error}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-def _memory_advice(job: TrainerJob) -> str:
-    training = job.spec.training
-    advice = []
-    if not training.activation_checkpointing:
-        advice.append("set training.activationCheckpointing: true")
-    if training.batch_size > 1:
-        advice.append(f"halve training.batchSize (now {training.batch_size}) and double training.gradientAccumulation")
-    advice.append(f"lower training.maxSequenceLength (now {training.max_sequence_length})")
-    advice.append("shard over more GPUs with compute.sharding: full")
-    return "To need less memory: " + ", or ".join(advice)
-
-
-def write_failure(directory: Path, rank: int, error: TrainerError) -> None:
-    """Leave an error for the agent; renamed when it is complete, as the agent may be reading."""
-    document = {
-        "reason": error.reason,
-        "message": error.message,
-        "rank": rank,
-        "step": error.step,
-        "checkpoint": error.checkpoint,
-        "time": time.time(),
-    }
-    partial = directory / f".rank-{rank}.partial"
-    partial.write_text(json.dumps(document), encoding="utf-8")
-    partial.replace(directory / f"rank-{rank}.json")
-
-
-def first_failure(directory: Path, error: ChildFailedError) -> TrainerError:
-    """Return the error that came first: others mostly follow from it.
-
-    A process that wrote no file was killed; that explains a lost connection elsewhere, so it comes before those.
-    """
-    written = sorted(
-        (json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank-*.json")),
-        key=lambda document: float(document["time"]),
-    )
-    causes = [document for document in written if document["reason"] != Reason.COLLECTIVE_FAILED]
-    silent = {
-        rank: failure for rank, failure in error.failures.items() if not (directory / f"rank-{rank}.json").exists()
-    }
-    killed = {rank: failure for rank, failure in silent.items() if failure.exitcode != -signal.SIGTERM}
-    if causes or not killed:
-        document = (causes or written)[0]
-        return TrainerError(
-            Reason(document["reason"]),
-            document["message"],
-            rank=document["rank"],
-            step=document["step"],
-            checkpoint=document["checkpoint"],
-        )
-    rank, failure = next(iter(killed.items()))
-    what = f"exited with code {failure.exitcode}"
-    if failure.exitcode < 0:
-        what = f"was killed by {signal.Signals(-failure.exitcode).name}"
-    if failure.exitcode == -signal.SIGKILL:
-        what += ", mostly because the pod ran out of memory: raise compute.resources.memory"
-    return TrainerError(Reason.ERROR, f"process {rank} {what}", rank=rank)
 
 
 def _free_port() -> int:

@@ -1,29 +1,23 @@
-import json
-import re
-import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from finetune_trainer.contract.job import TrainerJob, parse_job
+from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Device
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.launch import (
     Gang,
-    explain,
-    first_failure,
     launch_config,
     process_environment,
     read_gang,
     require_devices,
+    train,
     wait_until_resolved,
-    write_failure,
 )
 
 
@@ -145,62 +139,12 @@ def test_threads_sleep_while_they_wait_on_a_cpu_only() -> None:
     assert "OMP_WAIT_POLICY" not in process_environment(Device.GPU, Path("/tmp"), {})
 
 
-GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.7]:1")
-EXPLANATIONS = {
-    "our own error stays": (TrainerError(Reason.STORAGE_FULL, "disk"), Reason.STORAGE_FULL, "^disk$"),
-    "gloo lost a peer": (GLOO, Reason.COLLECTIVE_FAILED, "another process was lost.*Connection closed by peer"),
-    "nccl lost a peer": (dist.DistBackendError("NCCL error"), Reason.COLLECTIVE_FAILED, "NCCL error"),
-    "the GPU is full": (
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nsee documentation"),
-        Reason.OUT_OF_GPU_MEMORY,
-        r"Tried to allocate 2 GiB\. To need less memory: set training.activationCheckpointing: true, or halve "
-        r"training.batchSize \(now 4\).*maxSequenceLength \(now 4096\)",
-    ),
-    "a bug": (ZeroDivisionError("division by zero"), Reason.ERROR, "^ZeroDivisionError: division by zero$"),
-}
-
-
-@pytest.mark.parametrize(("error", "reason", "message"), EXPLANATIONS.values(), ids=EXPLANATIONS.keys())
-def test_an_error_is_explained(error: Exception, reason: Reason, message: str) -> None:
-    explained = explain(error, job_of({"device": "cpu"}, batchSize=4, activationCheckpointing=False))
-    assert explained.reason is reason
-    assert re.search(message, explained.message)
-
-
-def child_failed(exit_codes: dict[int, int]) -> ChildFailedError:
-    failures = {
-        rank: ProcessFailure(local_rank=rank, pid=100 + rank, exitcode=code, error_file="/nonexistent")
-        for rank, code in exit_codes.items()
-    }
-    return ChildFailedError("run_process", failures)
-
-
-def test_the_cause_comes_before_the_lost_connections_that_follow_from_it(tmp_path: Path) -> None:
-    write_failure(tmp_path, 0, TrainerError(Reason.COLLECTIVE_FAILED, "peer lost"))
-    write_failure(tmp_path, 1, TrainerError(Reason.DIVERGED, "loss is nan", step=7, checkpoint="step-5"))
-    failure = first_failure(tmp_path, child_failed({0: 1, 1: 1}))
-    assert (failure.reason, failure.message, failure.rank) == (Reason.DIVERGED, "loss is nan", 1)
-    assert (failure.step, failure.checkpoint) == (7, "step-5")
-
-
-def test_of_two_causes_the_earlier_is_told(tmp_path: Path) -> None:
-    for rank, seconds in ((0, 20.0), (1, 10.0)):
-        write_failure(tmp_path, rank, TrainerError(Reason.ERROR, f"rank {rank}"))
-        path = tmp_path / f"rank-{rank}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"time": seconds}))
-    assert first_failure(tmp_path, child_failed({0: 1, 1: 1})).rank == 1
-
-
-def test_a_killed_process_explains_the_connections_that_others_lost(tmp_path: Path) -> None:
-    write_failure(tmp_path, 0, TrainerError(Reason.COLLECTIVE_FAILED, "peer lost"))
-    failure = first_failure(tmp_path, child_failed({0: 1, 1: -signal.SIGKILL}))
-    assert failure.rank == 1
-    assert failure.message == (
-        "process 1 was killed by SIGKILL, mostly because the pod ran out of memory: raise compute.resources.memory"
-    )
-
-
-def test_a_process_that_the_agent_stopped_is_not_the_cause(tmp_path: Path) -> None:
-    write_failure(tmp_path, 0, TrainerError(Reason.COLLECTIVE_FAILED, "peer on another node lost"))
-    failure = first_failure(tmp_path, child_failed({0: 1, 1: -signal.SIGTERM}))
-    assert (failure.reason, failure.rank) == (Reason.COLLECTIVE_FAILED, 0)
+def test_a_node_that_nobody_meets_says_where_it_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.launch.RENDEZVOUS_TIMEOUT_SECONDS", 1)
+    job = job_of({"nodes": 2, "device": "cpu"})
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    environment = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port), "JOB_COMPLETION_INDEX": "1"}
+    with pytest.raises(TrainerError, match=rf"node 1 of 2 did not meet the others at 127\.0\.0\.1:{port}") as caught:
+        train(job, JobPaths.of(job, tmp_path, None), environment)
+    assert caught.value.reason is Reason.COLLECTIVE_FAILED

@@ -1,0 +1,98 @@
+"""What a process of the gang died of, and which of several was the cause.
+
+torchrun passes on an exit code only, so each process writes its error to a file, and the agent of the node reads them.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from finetune_trainer.contract.job import TrainerJob
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.errors import TrainerError
+
+
+def explain(error: Exception, job: TrainerJob) -> TrainerError:
+    """Find the reason of an error, and what to do about it."""
+    if isinstance(error, TrainerError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainerError(Reason.OUT_OF_GPU_MEMORY, f"{first_line(error)}. {_memory_advice(job)}")
+    # NB: gloo raises plain RuntimeErrors that only their text tells apart.
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower()):
+        return TrainerError(
+            Reason.COLLECTIVE_FAILED,
+            f"another process was lost, or the network between them: {first_line(error)}. The pod that ended first "
+            "says more",
+        )
+    return TrainerError(Reason.ERROR, f"{type(error).__name__}: {error}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, without the full stop."""
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
+def _memory_advice(job: TrainerJob) -> str:
+    training = job.spec.training
+    advice = []
+    if not training.activation_checkpointing:
+        advice.append("set training.activationCheckpointing: true")
+    if training.batch_size > 1:
+        advice.append(f"halve training.batchSize (now {training.batch_size}) and double training.gradientAccumulation")
+    advice.append(f"lower training.maxSequenceLength (now {training.max_sequence_length})")
+    advice.append("shard over more GPUs with compute.sharding: full")
+    return "To need less memory: " + ", or ".join(advice)
+
+
+def write_failure(directory: Path, rank: int, error: TrainerError) -> None:
+    """Leave an error for the agent; renamed when it is complete, as the agent may be reading."""
+    document = {
+        "reason": error.reason,
+        "message": error.message,
+        "rank": rank,
+        "step": error.step,
+        "checkpoint": error.checkpoint,
+        "time": time.time(),
+    }
+    partial = directory / f".rank-{rank}.partial"
+    partial.write_text(json.dumps(document), encoding="utf-8")
+    partial.replace(directory / f"rank-{rank}.json")
+
+
+def first_failure(directory: Path, exit_codes: Mapping[int, int]) -> TrainerError:
+    """Return the error that came first: others mostly follow from it.
+
+    A process that wrote no file was killed; that explains a lost connection elsewhere, so it comes before those.
+
+    Args:
+        directory: where `write_failure` wrote.
+        exit_codes: of the processes that failed, by rank; negative is the signal that killed one.
+    """
+    written = sorted(
+        (json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank-*.json")),
+        key=lambda document: float(document["time"]),
+    )
+    causes = [document for document in written if document["reason"] != Reason.COLLECTIVE_FAILED]
+    told = {document["rank"] for document in written}
+    # SIGTERM is how the agent stops the others when one has failed.
+    killed = {rank: code for rank, code in exit_codes.items() if rank not in told and code != -signal.SIGTERM}
+    if causes or (written and not killed):
+        document = (causes or written)[0]
+        return TrainerError(
+            Reason(document["reason"]),
+            document["message"],
+            rank=document["rank"],
+            step=document["step"],
+            checkpoint=document["checkpoint"],
+        )
+    rank, code = next(iter((killed or exit_codes).items()))
+    what = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    if code == -signal.SIGKILL:
+        what += ", mostly because the pod ran out of memory: raise compute.resources.limits.memory"
+    return TrainerError(Reason.ERROR if killed else Reason.TERMINATED, f"process {rank} {what}", rank=rank)
