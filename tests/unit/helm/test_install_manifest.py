@@ -75,7 +75,7 @@ def test_it_may_read_no_secret(objects: Mapping[str, Manifest]) -> None:
 def test_the_chart_sets_every_setting_and_no_other(pod: Manifest) -> None:
     environment = Recording({entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]})
     settings = Settings.from_environment(environment)
-    assert environment.asked == set(environment) - {"USER"}
+    assert environment.asked == set(environment)
     assert settings == Settings(trainer_image=f"finetune-trainer:{__version__}")
 
 
