@@ -152,6 +152,11 @@ def termination_of(pod: Body) -> TerminationMessage | None:
     return None if terminated is None else read_termination(terminated.get("message"))
 
 
+def has_ended(pod: Body) -> bool:
+    """Return whether a pod has ended for good."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
 def ended_at(pod: Body) -> str | None:
     """Return when the pod's container ended, in RFC 3339."""
     terminated = _container_state(pod, "terminated")

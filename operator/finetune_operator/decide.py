@@ -26,7 +26,7 @@ from finetune_operator.observe import Child, JobSeen, JobState, Observed, PodSee
 from finetune_operator.plan import Plan
 from finetune_operator.status import Moment
 from finetune_operator.store import ObjectKey, object_key
-from finetune_trainer.contract.termination import Reason
+from finetune_trainer.contract.termination import Reason, TrainedReport
 
 ATTEMPT = 1
 
@@ -118,10 +118,10 @@ def _prepare(
             apply=_to_apply(wanted, observed),
             wake_after_seconds=None if runs else _wake_while_waiting(status, waits, observed, moment),
         )
-    if _pods_lag_behind(job):
-        return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
     if cause := _cause((job,)):
         return Decision(tell.failed(status, moment, cause))
+    if job.pods_lag_behind:
+        return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
     if not job.pods:
         # Its report went with its pod. Preparing again finds the model and the data in their caches.
         return Decision(status, delete=(job.child,))
@@ -147,11 +147,9 @@ def _train(
         return Decision(tell.starting(status, moment, obstacle), wake_after_seconds=_LOOK_AGAIN_SECONDS)
     whole = len(gang) == len(jobs)
     if whole and all(job.state is JobState.SUCCEEDED for job in gang):
-        if any(_pods_lag_behind(job) for job in gang):
+        if any(job.pods_lag_behind for job in gang):
             return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
-        # The leader's Job comes first, and rank 0 is its first pod.
-        termination = gang[0].pods[0].termination if gang[0].pods else None
-        return Decision(tell.succeeded(status, moment, termination.trained if termination else None))
+        return Decision(tell.succeeded(status, moment, _result(gang)))
     apply = _to_apply(wanted, observed)
     if whole and all(job.running or job.state is JobState.SUCCEEDED for job in gang):
         status = tell.running(status, moment, plan.num_nodes, observed.series)
@@ -166,10 +164,12 @@ def _train(
 
 def _fail(observed: Observed, gang: Sequence[JobSeen], status: FineTuneJobStatus, moment: Moment) -> Decision:
     """End the attempt with the cause that explains the others, once it is known."""
+    if report := _result(gang):
+        # The adapter is there: a worker that stumbles over its own end spoils nothing.
+        status = tell.succeeded(status, moment, report)
+        return Decision(status, delete=_survivors(status, observed))
     pod = first_failure(gang)
-    all_ended = all(job.state is not JobState.ACTIVE and not _pods_lag_behind(job) for job in gang)
-    if pod is None and not all_ended and any(_pods_lag_behind(job) for job in gang):
-        return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
+    all_ended = all(job.state is not JobState.ACTIVE and not job.pods_lag_behind for job in gang)
     if pod is not None and pod.failed_by_another and not all_ended:
         known_for = moment.now - (datetime.fromisoformat(pod.ended_at) if pod.ended_at else moment.now)
         if known_for < _ROOT_CAUSE_GRACE:
@@ -179,6 +179,12 @@ def _fail(observed: Observed, gang: Sequence[JobSeen], status: FineTuneJobStatus
         return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
     status = tell.failed(status, moment, cause)
     return Decision(status, delete=_survivors(status, observed))
+
+
+def _result(gang: Sequence[JobSeen]) -> TrainedReport | None:
+    """Return what rank 0 reported at its end: the leader's Job comes first, and rank 0 is its first pod."""
+    termination = gang[0].pods[0].termination if gang[0].pods else None
+    return termination.trained if termination is not None else None
 
 
 def _deleted_in_mid_run(jobs: Sequence[Manifest], observed: Observed, status: FineTuneJobStatus) -> Trouble | None:
@@ -201,14 +207,19 @@ def _deleted_in_mid_run(jobs: Sequence[Manifest], observed: Observed, status: Fi
 
 
 def _survivors(status: FineTuneJobStatus, observed: Observed) -> tuple[Child, ...]:
-    """Return the training Jobs of a failed job that still hold nodes; one that failed is kept for its logs."""
-    if tell.answer(status, ConditionType.FAILED) is not ConditionStatus.TRUE:
+    """Return the training Jobs of a finished job that still hold nodes.
+
+    A Job with a pod that failed and ended is kept for its logs; its controller takes the other pods down.
+    """
+    if not tell.is_finished(status):
         return ()
     return tuple(
         job.child
         for gang in observed.gangs.values()
         for job in gang
-        if job.state is JobState.ACTIVE and not _failures((job,)) and not job.child.deleting
+        if job.state is JobState.ACTIVE
+        and not any(pod.ended and pod.failure is not None for pod in job.pods)
+        and not job.child.deleting
     )
 
 
@@ -248,16 +259,11 @@ def _failures(jobs: Sequence[JobSeen]) -> bool:
 
 
 def _cause(jobs: Sequence[JobSeen]) -> Trouble | None:
-    """Return why Jobs failed: what the pod that failed first says, or else the Job itself."""
+    """Return why Jobs failed: what the pod that failed first says, or else the Job itself once its pods are through."""
     pod = first_failure(jobs)
     if pod is not None:
         return pod.failure
-    return next((job.own_trouble for job in jobs if job.state is JobState.FAILED), None)
-
-
-def _pods_lag_behind(job: JobSeen) -> bool:
-    """Whether a Job has ended whose pods were not yet seen to end: pods and Jobs are watched apart."""
-    return job.state is not JobState.ACTIVE and job.ended_pods < len(job.pods)
+    return next((job.own_trouble for job in jobs if job.state is JobState.FAILED and not job.pods_lag_behind), None)
 
 
 def _no_report(pod: PodSeen) -> Trouble:

@@ -54,13 +54,13 @@ class PodSeen:
     ip: str | None
     ready: bool
     """Whether its container runs."""
+    ended: bool
+    """Whether it has ended for good. A pod on a lost node has failed without having ended."""
     ended_at: str | None
     termination: TerminationMessage | None
     """The container's last word, when it ended and left one."""
     waits: Trouble | None
     failure: Trouble | None
-    leaving: bool
-    """Whether it is being deleted."""
 
     @property
     def failed_by_another(self) -> bool:
@@ -91,12 +91,12 @@ class JobSeen:
     @property
     def running(self) -> bool:
         """Whether every pod that it is to have runs, or has done its work."""
-        return sum(pod.ready or pod.ended_at is not None for pod in self.pods) >= self.num_pods
+        return sum(pod.ready or pod.ended for pod in self.pods) >= self.num_pods
 
     @property
-    def ended_pods(self) -> int:
-        """How many of its pods have ended."""
-        return sum(pod.ended_at is not None or pod.failure is not None for pod in self.pods)
+    def pods_lag_behind(self) -> bool:
+        """Whether it has ended and a pod of it was not yet seen to end: pods and Jobs are watched apart."""
+        return self.state is not JobState.ACTIVE and not all(pod.ended for pod in self.pods)
 
 
 @dataclass(frozen=True)
@@ -239,11 +239,11 @@ def _pod_seen(pod: Body, warnings: WarningsByObject) -> PodSeen:
         name=pod["metadata"]["name"],
         ip=pod.get("status", {}).get("podIP"),
         ready=causes.is_ready(pod),
+        ended=causes.has_ended(pod),
         ended_at=causes.ended_at(pod),
         termination=causes.termination_of(pod),
         waits=causes.why_pod_waits(pod, warnings.get(object_key(pod), ())),
         failure=failure,
-        leaving=leaving,
     )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator import observe
-from finetune_operator.api.job import FineTuneJob, Metadata
+from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble
 from finetune_operator.cluster import Cluster
@@ -61,8 +61,7 @@ class Reconciler:
         return decision.wake_after_seconds
 
     async def _decide(self, key: JobKey, body: Body, obstacle: Trouble | None = None) -> Decision:
-        metadata = Metadata.model_validate(body["metadata"])
-        moment = Moment(self._clock(), metadata.generation)
+        moment = Moment(self._clock(), body["metadata"].get("generation", 1))
         try:
             job = FineTuneJob.parse(body)
             if not is_finished(job.status):

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 from kubernetes.aio import client
-from tests.factories import UID, make_job_plan
 
 from finetune_operator.build.config import build_config_map
 from finetune_operator.cluster import CHILDREN, FINE_TUNE_JOBS, JOBS, PERMISSIONS, PODS, Cluster
@@ -18,6 +17,7 @@ from finetune_operator.errors import ApiError, ForeignObject
 from finetune_operator.metrics import Metrics
 from finetune_operator.store import JobKey
 from finetune_trainer.contract import series
+from tests.factories import UID, make_job_plan
 
 Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
 CALLS = JobKey("team-a", "calls")

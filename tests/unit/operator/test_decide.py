@@ -311,6 +311,25 @@ def test_the_pod_that_failed_first_is_the_cause_and_not_those_that_lost_their_pe
     assert world.status.reason == "OOMKilled"
 
 
+def test_a_gang_of_which_a_node_was_lost_is_taken_down_although_the_lost_pod_never_ends() -> None:
+    world = World(TWO_NODES).until_running()
+    world.pods(TRAIN)[1]["status"] = objects.running() | objects.disrupted("DeletionByTaintManager")
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Failed", "NodeLost")
+    assert world.jobs(TRAIN) == []
+
+
+def test_a_worker_that_stumbles_after_rank_0_has_reported_spoils_nothing() -> None:
+    world = World(LEADER_AND_WORKER).until_running()
+    leader, worker = world.pods(TRAIN)
+    leader["status"] = objects.ended(objects.TRAINED_MESSAGE)
+    worker["status"] = objects.ended("", exit_code=134)
+    for job, condition in zip(world.jobs(TRAIN), ("Complete", "Failed"), strict=True):
+        set_job_condition(job, condition)
+    world.settle()
+    assert world.status.phase == "Succeeded"
+
+
 def test_a_lost_peer_is_the_cause_when_nobody_says_more_in_time() -> None:
     world = World(LEADER_AND_WORKER).until_running()
     lost = objects.failure_message("CollectiveFailed", "connection closed by peer")
