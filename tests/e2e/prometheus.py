@@ -1,4 +1,7 @@
-"""A real Prometheus beside a test, which finds training pods as the chart's PodMonitor would."""
+"""A real Prometheus beside a test, told of pods as the chart's PodMonitor would tell it.
+
+Debian's Prometheus is built without Kubernetes discovery, so the pods' addresses are put into a file that it watches.
+"""
 
 import json
 import shutil
@@ -19,8 +22,25 @@ import yaml
 class Prometheus:
     """Asks a running Prometheus."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, targets: Path) -> None:
         self._address = address
+        self._targets = targets
+
+    def scrape(self, pods: list[dict[str, Any]]) -> None:
+        """Scrape every container port named `metrics` of these pods from now on, labelled with pod and namespace."""
+        groups = [
+            {
+                "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
+                "labels": {"pod": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]},
+            }
+            for pod in pods
+            for container in pod["spec"]["containers"]
+            for port in container.get("ports", [])
+            if port.get("name") == "metrics"
+        ]
+        temporary = self._targets.with_suffix(".new")
+        temporary.write_text(json.dumps(groups))
+        temporary.replace(self._targets)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the series that an expression gives, each with `metric` and `value`."""
@@ -38,12 +58,12 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(kubeconfig: Path, namespace: str, directory: Path) -> Iterator[Prometheus]:
-    """Start Prometheus on a free port; it scrapes every container port named `metrics` each second."""
+def running_prometheus(directory: Path) -> Iterator[Prometheus]:
+    """Start Prometheus on a free port; it scrapes each second what it is told to."""
     program = shutil.which("prometheus")
     assert program, "prometheus is not installed; `make cluster` installs Debian's package"
     config = directory / "prometheus.yml"
-    config.write_text(yaml.safe_dump(_configuration(kubeconfig, namespace)))
+    config.write_text(yaml.safe_dump(_configuration(directory / "targets.json")))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -55,7 +75,7 @@ def running_prometheus(kubeconfig: Path, namespace: str, directory: Path) -> Ite
     ]
     with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            prometheus = Prometheus(f"http://127.0.0.1:{port}")
+            prometheus = Prometheus(f"http://127.0.0.1:{port}", directory / "targets.json")
             deadline = time.monotonic() + 30
             while not prometheus.is_ready():
                 assert process.poll() is None, (directory / "log").read_text()
@@ -66,24 +86,10 @@ def running_prometheus(kubeconfig: Path, namespace: str, directory: Path) -> Ite
             process.terminate()
 
 
-def _configuration(kubeconfig: Path, namespace: str) -> dict[str, Any]:
+def _configuration(targets: Path) -> dict[str, Any]:
     return {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [
-            {
-                "job_name": "finetune",
-                "kubernetes_sd_configs": [
-                    {"role": "pod", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": [namespace]}}
-                ],
-                "relabel_configs": [
-                    {
-                        "source_labels": ["__meta_kubernetes_pod_container_port_name"],
-                        "regex": "metrics",
-                        "action": "keep",
-                    },
-                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-                    {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
-                ],
-            }
+            {"job_name": "finetune", "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "1s"}]}
         ],
     }

@@ -44,9 +44,10 @@ class Run:
 def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Run:
     kubectl = module_namespace
     directory = tmp_path_factory.mktemp("prometheus")
-    with running_prometheus(kubectl.kubeconfig, kubectl.namespace, directory) as prometheus:
+    with running_prometheus(directory) as prometheus:
         kubectl.apply(tiny_job(NAME, training__epochs=20, training__maxStepsPerEpoch=4))
         kubectl.wait_for_job(NAME, lambda job: job.step >= 2)
+        prometheus.scrape(kubectl.items("pods", "finetune.dev/stage=train"))
         table = kubectl.run("get", "finetunejobs")
         before = _training_pods(kubectl)
         operator.run("rollout", "restart", "deployment/finetune-operator")
