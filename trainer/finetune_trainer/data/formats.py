@@ -69,31 +69,31 @@ def _parse_hermes(row: JsonObject) -> Conversation:
     tools = _tools_of(row.get("tools"))
     messages: list[Message] = []
     for number, turn in enumerate(row["conversations"], start=1):
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise BadRowError(f"conversations[{number}]: expected an object with texts `from` and `value`")
-        role = _HERMES_ROLES.get(turn.get("from", ""))
-        text: str = turn["value"]
-        match role:
-            case None:
-                raise BadRowError(
-                    f"conversations[{number}].from: {turn.get('from')!r} is none of {_names(_HERMES_ROLES)}"
-                )
-            case Role.SYSTEM:
-                tools = tools or [tool for block in _TOOLS.findall(text) for tool in _tools_of(block)]
-                system = _without_explanation(text)
-                if system:
-                    messages.append(Message(Role.SYSTEM, system))
-            case Role.TOOL:
-                answers = _TOOL_RESPONSE.findall(text) or [text]
-                messages.extend(Message(Role.TOOL, answer.strip()) for answer in answers)
-            case Role.ASSISTANT:
-                calls = tuple(_tool_call(_literal(block, "tool_call")) for block in _TOOL_CALL.findall(text))
-                if text.count("<tool_call>") != len(calls):
-                    raise BadRowError(f"conversations[{number}]: a <tool_call> has no matching </tool_call>")
-                messages.append(Message(role, _TOOL_CALL.sub("", text).strip(), calls))
-            case _:
-                messages.append(Message(role, text))
+        where = f"conversations[{number}]"
+        role = _role(turn, "from", _HERMES_ROLES, where)
+        text = turn.get("value")
+        if not isinstance(text, str):
+            raise BadRowError(f"{where}.value: expected a text, found {type(text).__name__}")
+        if role is Role.SYSTEM:
+            tools = tools or [tool for block in _TOOLS.findall(text) for tool in _tools_of(block)]
+        messages += _hermes_messages(role, text, where)
     return make_conversation(messages, tools)
+
+
+def _hermes_messages(role: Role, text: str, where: str) -> list[Message]:
+    match role:
+        case Role.SYSTEM:
+            system = _without_explanation(text)
+            return [Message(role, system)] if system else []
+        case Role.TOOL:
+            return [Message(role, answer.strip()) for answer in _TOOL_RESPONSE.findall(text) or [text]]
+        case Role.ASSISTANT:
+            calls = tuple(_tool_call(_literal(block, "tool_call")) for block in _TOOL_CALL.findall(text))
+            if text.count("<tool_call>") != len(calls):
+                raise BadRowError(f"{where}: a <tool_call> has no matching </tool_call>")
+            return [Message(role, _TOOL_CALL.sub("", text).strip() if calls else text, calls)]
+        case _:
+            return [Message(role, text)]
 
 
 def _without_explanation(system: str) -> str:
@@ -115,7 +115,7 @@ _GLAIVE_EXPLANATION = re.compile(r"\s*with access to the following functions\. U
 
 
 def _parse_glaive(row: JsonObject) -> Conversation:
-    system, tools = _glaive_system(row.get("system") or "")
+    system, tools = _glaive_system(str(row.get("system") or ""))
     messages = [Message(Role.SYSTEM, system)] if system else []
     parts = _GLAIVE_TURN.split(row["chat"])
     if parts[0].strip():
@@ -159,29 +159,32 @@ _OPENAI_ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
 
 def _parse_openai(row: JsonObject) -> Conversation:
     messages: list[Message] = []
-    call_ids: list[str | None] = []
-    answers: dict[str | None, Message] = {}
     for number, turn in enumerate(row["messages"], start=1):
         where = f"messages[{number}]"
-        if not isinstance(turn, dict):
-            raise BadRowError(f"{where}: expected an object with `role` and `content`")
-        role = _OPENAI_ROLES.get(turn.get("role", ""))
-        if role is None:
-            raise BadRowError(f"{where}.role: {turn.get('role')!r} is none of {_names(_OPENAI_ROLES)}")
-        content = _openai_content(turn.get("content"), where)
-        if role is Role.TOOL:
-            answers[turn.get("tool_call_id")] = Message(role, content)
-            messages.append(Message(role, content))
-            if len(answers) == len(call_ids) and set(answers) == set(call_ids):
-                # The answers of parallel calls may come in any order; here they stand in the order of the calls.
-                messages[-len(call_ids) :] = [answers[call_id] for call_id in call_ids]
-            continue
-        calls = turn.get("tool_calls") or [] if role is Role.ASSISTANT else []
-        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-            raise BadRowError(f"{where}.tool_calls: expected a list of objects")
-        call_ids, answers = [call.get("id") for call in calls], {}
-        messages.append(Message(role, content, tuple(_tool_call(call.get("function", call)) for call in calls)))
+        role = _role(turn, "role", _OPENAI_ROLES, where)
+        calls = _openai_calls(turn, where) if role is Role.ASSISTANT else ()
+        messages.append(Message(role, _openai_content(turn.get("content"), where), calls))
+    _sort_answers(row["messages"], messages)
     return make_conversation(messages, _tools_of(row.get("tools")))
+
+
+def _openai_calls(turn: JsonObject, where: str) -> tuple[ToolCall, ...]:
+    calls = turn.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise BadRowError(f"{where}.tool_calls: expected a list of objects")
+    return tuple(_tool_call(call.get("function", call)) for call in calls)
+
+
+def _sort_answers(turns: list[JsonObject], messages: list[Message]) -> None:
+    """Bring the answers of parallel calls, which may come in any order, into the order of the calls."""
+    for position, message in enumerate(messages):
+        behind = slice(position + 1, position + 1 + len(message.tool_calls))
+        if len(message.tool_calls) < 2:
+            continue
+        call_ids = [call.get("id") for call in turns[position]["tool_calls"]]
+        answers = dict(zip((str(turn.get("tool_call_id")) for turn in turns[behind]), messages[behind], strict=True))
+        if len(answers) == len(call_ids) and set(answers) == set(map(str, call_ids)):
+            messages[behind] = [answers[str(call_id)] for call_id in call_ids]
 
 
 def _openai_content(content: Any, where: str) -> str:
@@ -194,7 +197,16 @@ def _openai_content(content: Any, where: str) -> str:
     raise BadRowError(f"{where}.content: expected a text or a list of parts of type text")
 
 
-# --- tools, in whatever notation --------------------------------------------------------------------------------------
+# --- roles and tools, in whatever notation ----------------------------------------------------------------------------
+
+
+def _role(turn: Any, field: str, roles: dict[str, Role], where: str) -> Role:
+    if not isinstance(turn, dict):
+        raise BadRowError(f"{where}: expected an object, found {type(turn).__name__}")
+    name = turn.get(field)
+    if not isinstance(name, str) or name not in roles:
+        raise BadRowError(f"{where}.{field}: {name!r} is none of {', '.join(roles)}")
+    return roles[name]
 
 
 def _tools_of(value: Any) -> list[JsonObject]:
@@ -247,10 +259,6 @@ def _literal(text: str, what: str) -> Any:
             return ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise BadRowError(f"{what}: is not JSON: {error}: {text.strip()[:80]!r}") from error
-
-
-def _names(roles: dict[str, Role]) -> str:
-    return ", ".join(roles)
 
 
 _TYPE_NAMES: dict[type, str] = {list: "list", str: "text"}

@@ -92,29 +92,35 @@ def _object(text: str) -> JsonObject | BadRowError:
 
 def _array_rows(file: TextIO, name: str) -> Iterator[Row]:
     decoder = json.JSONDecoder()
-    buffer = file.read(CHUNK_CHARACTERS).lstrip("\ufeff \t\r\n").removeprefix("[")
+    buffer = file.read(CHUNK_CHARACTERS)
+    position = buffer.index("[") + 1
     number = 0
     while True:
-        buffer = buffer.lstrip(" \t\r\n,")
-        if buffer.startswith("]"):
+        position = _skip_separators(buffer, position)
+        if buffer.startswith("]", position):
             return
         try:
-            value, end = decoder.raw_decode(buffer)
+            value, position = decoder.raw_decode(buffer, position)
         except ValueError as error:
             # The row may go on behind what was read so far. Twice as much each time, so that a long row is read in
             # linear time.
-            more = file.read(max(CHUNK_CHARACTERS, len(buffer)))
+            more = file.read(max(CHUNK_CHARACTERS, len(buffer) - position))
             if not more:
                 raise TrainerError(
                     Reason.DATA_INVALID, f"{name}, row {number + 1}: is not JSON: {error}; mend the file"
                 ) from error
-            buffer += more
+            buffer, position = buffer[position:] + more, 0
             continue
         number += 1
         yield Row(
             name, number, value if isinstance(value, dict) else BadRowError(f"is {_kind(value)}, not a JSON object")
         )
-        buffer = buffer[end:]
+
+
+def _skip_separators(buffer: str, position: int) -> int:
+    while position < len(buffer) and buffer[position] in " \t\r\n,":
+        position += 1
+    return position
 
 
 def _parquet_rows(path: Path, name: str) -> Iterator[Row]:

@@ -5,6 +5,7 @@ exactly what it will have to write: each turn of the assistant, from behind the 
 token that ends the turn.
 """
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.data.conversation import BadRowError, Conversation, JsonObject, Role
 from finetune_trainer.data.template import ChatTemplate, ChatTurn
+
+# JSON may hold half of a character beyond the Basic Multilingual Plane; no tokenizer takes it.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,12 @@ class Renderer:
         self._backend = tokenizer.backend_tokenizer
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special_tokens = tuple(sorted(special | set(tokenizer.all_special_tokens)))
-        self._special_token = re.compile("|".join(map(re.escape, self._special_tokens)) or "(?!)")
+        # Those that the template builds turns of; others (a tokenizer may have <filename>) do no harm in what is said.
+        markup = json.dumps(tokenizer.chat_template, ensure_ascii=False) + "".join(
+            tokenizer.special_tokens_map.values()
+        )
+        marks = [re.escape(token) for token in self._special_tokens if token in markup]
+        self._turn_mark = re.compile("|".join(marks) or "(?!)")
 
     @property
     def ends_turns(self) -> bool:
@@ -52,11 +61,11 @@ class Renderer:
         """Return the documents of a conversation: one, unless the template writes the past anew with each turn.
 
         Raises:
-            BadRowError: the template refuses the conversation, or a turn contains a special token of the model.
+            BadRowError: the template refuses the conversation, or a turn contains a token that marks turns.
         """
         for number, message in enumerate(conversation.messages, start=1):
-            if found := self._special_token.search(message.content):
-                raise BadRowError(f"turn {number}: contains {found[0]!r}, which is a special token of this model")
+            if found := self._turn_mark.search(message.content):
+                raise BadRowError(f"turn {number}: contains {found[0]!r}, with which this model's template marks turns")
         return [self._tokenise(marked) for marked in self._mark(*self.template.spell(conversation))]
 
     def _mark(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText]:
@@ -92,6 +101,8 @@ class Renderer:
         return len(stripped) if len(stripped) > start and stripped.endswith(self._special_tokens) else len(text)
 
     def _tokenise(self, marked: MarkedText) -> Document:
+        if half := _LONE_SURROGATE.search(marked.text):
+            raise BadRowError(f"contains half of a character ({half[0]!r})")
         # The template has written the special tokens at the beginning already.
         encoding = self._backend.encode(marked.text, add_special_tokens=False)
         starts = np.fromiter((start for start, _ in encoding.offsets), dtype=np.int64, count=len(encoding.offsets))

@@ -1,9 +1,12 @@
 """Each format as its data sets really write it, and the reasons for which rows are refused."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_trainer.contract.spec import DatasetFormat
 from finetune_trainer.data.conversation import BadRowError, Conversation, Message, Role, ToolCall
@@ -237,7 +240,7 @@ REFUSED: dict[str, tuple[DatasetFormat, dict[str, Any], str]] = {
     "a turn without words": (
         DatasetFormat.HERMES,
         {"conversations": [{"from": "human"}]},
-        "conversations[1]: expected",
+        "conversations[1].value: expected a text",
     ),
     "a speaker that the format does not know": (
         DatasetFormat.HERMES,
@@ -315,3 +318,54 @@ def test_a_row_is_refused_with_its_reason(case: str) -> None:
     with pytest.raises(BadRowError) as refusal:
         parse_row(row, dataset_format)
     assert reason in str(refusal.value)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "gpt", "tool", "{", "[1]"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "tool_calls", "function", "name", "arguments", "id"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    dataset_format=st.sampled_from(DatasetFormat),
+    row=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("conversations", "messages", "chat", "system", "tools"), JSON)
+    ),
+)
+def test_whatever_a_row_holds_it_is_understood_or_refused(dataset_format: DatasetFormat, row: dict[str, Any]) -> None:
+    with suppress(BadRowError):
+        assert parse_row(row, dataset_format).messages[-1].role is Role.ASSISTANT
+
+
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": st.text("ab ", max_size=3)},
+        optional={
+            "tool_call_id": JSON,
+            "tool_calls": st.lists(
+                st.fixed_dictionaries({"function": st.just({"name": "f", "arguments": "{}"})}, optional={"id": JSON}),
+                max_size=3,
+            ),
+        },
+    ),
+    max_size=6,
+)
+
+
+@given(turns=TURNS)
+def test_whatever_order_turns_have_they_are_understood_or_refused(turns: list[dict[str, Any]]) -> None:
+    said = [turn["content"] for turn in turns]
+    with suppress(BadRowError):
+        understood = parse_row({"messages": turns}, DatasetFormat.OPENAI).messages
+        assert sorted(message.content for message in understood) == sorted(said[: len(understood)])

@@ -204,10 +204,15 @@ def test_the_date_of_preparation_does_not_change_the_data(tmp_path: Path) -> Non
 
 
 REFUSED: dict[str, tuple[str, Conversation, str]] = {
-    "a row with a special token of the model in its words": (
+    "a row with half of a character": (
+        chat_models.CHATML,
+        Conversation((says("user", "Hi"), says("assistant", "Hello \ud83d"))),
+        "contains half of a character ('\\ud83d')",
+    ),
+    "a row with a token in its words that the template marks turns with": (
         chat_models.CHATML,
         Conversation((says("user", "ignore<|im_end|>"), says("assistant", "No."))),
-        "turn 1: contains '<|im_end|>', which is a special token of this model",
+        "turn 1: contains '<|im_end|>', with which this model's template marks turns",
     ),
     "a row that the template raises on, with the template's words": (
         chat_models.NO_SYSTEM_TURN,
@@ -232,6 +237,12 @@ def test_a_row_that_cannot_be_said_is_refused_with_its_reason(case: str, tmp_pat
     with pytest.raises(BadRowError) as refusal:
         renderer.render(conversation)
     assert reason in str(refusal.value)
+
+
+def test_special_tokens_that_the_template_does_not_use_may_be_said(tmp_path: Path) -> None:
+    renderer, tokenizer = renderer_of(chat_models.CHATML, tmp_path)
+    [document] = renderer.render(Conversation((says("user", "What is <|eot|>?"), says("assistant", "A token."))))
+    assert learnt(tokenizer, document) == ["A token.<|im_end|>"]
 
 
 def test_a_template_without_a_token_that_ends_turns_is_noticed(tmp_path: Path) -> None:
