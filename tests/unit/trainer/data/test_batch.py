@@ -49,5 +49,5 @@ def test_the_length_is_rounded_up_for_kernels_that_work_in_blocks() -> None:
 
 
 def test_the_batch_has_as_many_targets_as_prepare_counted() -> None:
-    row = sequence([1, 2, 3, 4, 5, 6], [1, 1, 0, 1, 1, 0], [1, 2, 3])
+    row = sequence([1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 0], [1, 2, 3])
     assert len(make_batch([row]).targets) == row.num_targets == 2
