@@ -57,6 +57,7 @@ class Kubectl:
             self.run("get", "events", "--field-selector", f"involvedObject.name={job}", "--output", "json")
         )["items"]
         own = [event for event in events if event["involvedObject"]["kind"] == "FineTuneJob"]
+        own.sort(key=lambda event: event.get("eventTime") or event["lastTimestamp"])
         return [f"{event['reason']}: {event['message']}" for event in own]
 
     def wait_for_job(self, name: str, until: Callable[["JobView"], bool], timeout_seconds: float = 240) -> "JobView":

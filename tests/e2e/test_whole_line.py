@@ -136,7 +136,11 @@ def test_the_log_files_are_on_the_network_disk(run: Run) -> None:
     assert [line["step"] for line in lines] == list(range(1, 81))
 
 
-def test_peft_loads_the_adapter_onto_the_base_model_and_the_answer_changes(run: Run, tmp_path: Path) -> None:
+def test_peft_loads_the_adapter_onto_the_base_model_and_the_answer_changes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # NB: this PEFT raises where it finds a torchao older than 0.16; torchtune 0.6.1 imports with none newer than 0.15.
+    monkeypatch.setattr("peft.tuners.lora.torchao.is_torchao_available", lambda: False)
     result, plan = run.job.status["result"], run.job.status["plan"]
     adapter = f"/mnt/shared/{result['adapterPath']}"
     assert result["adapterDigest"] == f"sha256:{run.reader.sha256(f'{adapter}/adapter_model.safetensors')}"
