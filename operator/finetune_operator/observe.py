@@ -17,6 +17,9 @@ from finetune_trainer.contract.termination import Reason, TerminationMessage
 
 WarningsByObject = Mapping[ObjectKey, Sequence[Body]]
 
+# The scheduler tries again by itself while a claim is being bound or a node is being freed: no news for some seconds.
+_ORDINARY_SCHEDULING = timedelta(seconds=4)
+
 # How long a thing may take before its Events are asked for.
 _ORDINARY_START = timedelta(seconds=3)
 _ORDINARY_MOUNT = timedelta(seconds=20)
@@ -125,6 +128,7 @@ def observe(
     job_uid: str,
     children: Sequence[Body],
     warnings: WarningsByObject,
+    now: datetime,
     series: Mapping[str, float] | None = None,
     obstacle: Trouble | None = None,
 ) -> Observed:
@@ -134,12 +138,13 @@ def observe(
         job_uid: uid of the FineTuneJob.
         children: the objects that carry the job's label, whoever owns them, and the claims that it uses.
         warnings: Events of type Warning about those of `questions`.
+        now: the time.
         series: what rank 0's exporter says.
         obstacle: why the API server refused an object in this round.
     """
     seen = {object_key(body): _child(body, job_uid) for body in children}
     jobs = [
-        (body, _job_seen(body, seen[object_key(body)], children, warnings))
+        (body, _job_seen(body, seen[object_key(body)], children, warnings, now))
         for body in sorted(children, key=object_key)
         if body["kind"] == "Job" and seen[object_key(body)].ours
     ]
@@ -167,7 +172,7 @@ def questions(job_uid: str, children: Sequence[Body], now: datetime) -> tuple[Ob
     pods = [body for body in children if body["kind"] == "Pod"]
     asked = []
     for body in children:
-        key, age = object_key(body), now - _time(body["metadata"]["creationTimestamp"])
+        key, age = object_key(body), _age(body, now)
         status = body.get("status", {})
         if body["kind"] == "PersistentVolumeClaim":
             waits = causes.is_pending_claim(body) and age > _ORDINARY_START
@@ -215,9 +220,9 @@ def _child(body: Body, job_uid: str) -> Child:
     )
 
 
-def _job_seen(body: Body, child: Child, children: Sequence[Body], warnings: WarningsByObject) -> JobSeen:
+def _job_seen(body: Body, child: Child, children: Sequence[Body], warnings: WarningsByObject, now: datetime) -> JobSeen:
     pods = tuple(
-        _pod_seen(pod, warnings)
+        _pod_seen(pod, warnings, now)
         for pod in sorted(children, key=object_key)
         if pod["kind"] == "Pod" and _owner_uid(pod) == child.uid
     )
@@ -230,11 +235,14 @@ def _job_seen(body: Body, child: Child, children: Sequence[Body], warnings: Warn
     return JobSeen(child, state, body.get("spec", {}).get("completions") or 1, pods, own_trouble)
 
 
-def _pod_seen(pod: Body, warnings: WarningsByObject) -> PodSeen:
+def _pod_seen(pod: Body, warnings: WarningsByObject, now: datetime) -> PodSeen:
     leaving = pod["metadata"].get("deletionTimestamp") is not None
     failure = causes.why_pod_failed(pod)
     if failure is not None and leaving and failure.reason == Reason.TERMINATED:
         failure = Trouble(ConditionReason.POD_DELETED, f"Pod {pod['metadata']['name']} was deleted. {failure.message}")
+    waits = causes.why_pod_waits(pod, warnings.get(object_key(pod), ()))
+    if waits is not None and waits.reason == ConditionReason.UNSCHEDULABLE and _age(pod, now) < _ORDINARY_SCHEDULING:
+        waits = None
     return PodSeen(
         name=pod["metadata"]["name"],
         ip=pod.get("status", {}).get("podIP"),
@@ -242,7 +250,7 @@ def _pod_seen(pod: Body, warnings: WarningsByObject) -> PodSeen:
         ended=causes.has_ended(pod),
         ended_at=causes.ended_at(pod),
         termination=causes.termination_of(pod),
-        waits=causes.why_pod_waits(pod, warnings.get(object_key(pod), ())),
+        waits=waits,
         failure=failure,
     )
 
@@ -280,8 +288,8 @@ def _owner_uid(body: Body) -> str | None:
     return None
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _age(body: Body, now: datetime) -> timedelta:
+    return now - datetime.fromisoformat(body["metadata"]["creationTimestamp"])
 
 
 def access_modes(children: Sequence[Body]) -> dict[str, Sequence[Any]]:

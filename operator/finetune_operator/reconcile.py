@@ -86,17 +86,17 @@ class Reconciler:
     async def _observe(self, key: JobKey, plan: Plan, now: datetime, obstacle: Trouble | None) -> Observed:
         job_uid, children = plan.job.metadata.uid, self._store.children(key)
         if is_finished(plan.job.status):
-            return observe.observe(job_uid, children, {})
+            return observe.observe(job_uid, children, {}, now)
         asked = observe.questions(job_uid, children, now)
         warnings = {child: await self._cluster.warnings(key.namespace, child) for child in asked}
         series = await self._read_progress(key, plan, children, now)
-        return observe.observe(job_uid, children, warnings, series, obstacle)
+        return observe.observe(job_uid, children, warnings, now, series, obstacle)
 
     async def _read_progress(
         self, key: JobKey, plan: Plan, children: Sequence[Body], now: datetime
     ) -> Mapping[str, float] | None:
         """Ask rank 0 how far it is, when the gang runs and it was not asked in this interval."""
-        gang = observe.observe(plan.job.metadata.uid, children, {}).gangs.get(ATTEMPT, ())
+        gang = observe.observe(plan.job.metadata.uid, children, {}, now).gangs.get(ATTEMPT, ())
         if answer(plan.job.status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not gang or not gang[0].pods:
             return None
         rank_0, last = gang[0].pods[0], self._scraped.get(key)

@@ -128,6 +128,7 @@ def test_a_prepare_pod_that_cannot_start_is_told_in_prepared_and_the_job_waits(c
     world = World(TWO_NODES)
     world.settle()
     world.set_pods(PREPARE, status)
+    world.advance(10)
     world.settle()
     answer, told_reason, message = world.condition("Prepared")
     assert (answer, told_reason) == ("False", reason)
@@ -141,6 +142,7 @@ def test_a_training_pod_that_cannot_start_is_told_in_running_and_the_job_waits(c
     status, reason, words = WAITING[case]
     world = World(TWO_NODES).until_prepared()
     world.set_pods(TRAIN, status)
+    world.advance(10)
     world.settle()
     answer, told_reason, message = world.condition("Running")
     assert (answer, told_reason) == ("False", reason)

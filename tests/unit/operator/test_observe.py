@@ -17,7 +17,7 @@ def _asked(world: World, seconds: float) -> tuple[ObjectKey, ...]:
 def test_the_gang_is_the_leader_first_whatever_order_it_was_seen_in() -> None:
     world = World(LEADER_AND_WORKER).until_prepared()
     children = sorted(world.objects.values(), key=lambda body: body["metadata"]["name"], reverse=True)
-    gang = observe(UID, children, {}).gangs[1]
+    gang = observe(UID, children, {}, world.now).gangs[1]
     assert [job.child.key.name for job in gang] == ["calls-a1-leader", "calls-a1-worker"]
 
 
@@ -26,14 +26,14 @@ def test_a_pod_belongs_to_the_job_that_owns_it_and_not_to_one_of_the_same_name()
     world.make_pods(TRAIN)
     stray = objects.pod("calls-a1-node-0-stray", owner_uid="uid-of-a-deleted-job")
     world.put(stray)
-    (job,) = observe(UID, tuple(world.objects.values()), {}).gangs[1]
+    (job,) = observe(UID, tuple(world.objects.values()), {}, world.now).gangs[1]
     assert [pod.name for pod in job.pods] == ["calls-a1-node-0-x", "calls-a1-node-1-x"]
 
 
 def test_a_job_that_is_failing_counts_as_failed_before_its_last_pod_has_ended() -> None:
     world = World(TWO_NODES).until_running()
     set_job_condition(world.jobs(TRAIN)[0], "FailureTarget")
-    (job,) = observe(UID, tuple(world.objects.values()), {}).gangs[1]
+    (job,) = observe(UID, tuple(world.objects.values()), {}, world.now).gangs[1]
     assert job.state == "failed"
 
 
@@ -43,7 +43,7 @@ def test_of_two_failures_the_earlier_is_the_first() -> None:
     error = objects.failure_message("Error")
     first["status"] = objects.ended(error, exit_code=1, finished_at="2026-11-23T05:00:09Z")
     second["status"] = objects.ended(error, exit_code=1, finished_at="2026-11-23T05:00:08Z")
-    found = first_failure(observe(UID, tuple(world.objects.values()), {}).gangs[1])
+    found = first_failure(observe(UID, tuple(world.objects.values()), {}, world.now).gangs[1])
     assert found is not None
     assert found.name == second["metadata"]["name"]
 
@@ -53,10 +53,22 @@ def test_a_deleted_training_pod_is_told_as_deleted_and_not_as_terminated() -> No
     pod = world.pods(TRAIN)[0]
     pod["metadata"]["deletionTimestamp"] = world.now.isoformat()
     pod["status"] = objects.ended(objects.failure_message("Terminated", "stopped at step 3"), exit_code=1)
-    found = first_failure(observe(UID, tuple(world.objects.values()), {}).gangs[1])
+    found = first_failure(observe(UID, tuple(world.objects.values()), {}, world.now).gangs[1])
     assert found is not None
     assert found.failure is not None
     assert found.failure.reason == "PodDeleted"
+
+
+def test_a_pod_that_finds_no_node_is_news_only_after_some_seconds_because_claims_take_a_moment_to_bind() -> None:
+    world = World(TWO_NODES)
+    world.settle()
+    world.set_pods(PREPARE, objects.unschedulable(objects.UNBOUND))
+    decision = world.settle()
+    assert world.condition("Prepared")[1] == "Preparing"
+    assert decision.wake_after_seconds == 5
+    world.advance(5)
+    world.settle()
+    assert world.condition("Prepared")[1] == "Unschedulable"
 
 
 def test_no_events_are_asked_for_while_all_goes_well() -> None:

@@ -50,7 +50,7 @@ class World:
         children = tuple(self.objects.values())
         job = FineTuneJob.parse(self.body)
         plan = make_plan(job, SETTINGS, observe.access_modes(children))
-        observed = observe.observe(UID, children, self.warnings, self.series, self.obstacle)
+        observed = observe.observe(UID, children, self.warnings, self.now, self.series, self.obstacle)
         return decide(plan, observed, self.now, progress_interval_seconds=10)
 
     def step(self) -> Decision:
