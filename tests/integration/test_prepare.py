@@ -152,6 +152,8 @@ def test_a_prepare_that_is_stopped_says_so_and_does_not_wait_for_its_downloads(s
     message = last_word(tmp_path)
     assert (process.returncode, message.reason) == (1, Reason.TERMINATED)
     assert "SIGTERM" in message.message
+    # What has arrived is kept, so that a job that was suspended goes on from there.
+    assert list(models.glob(".*.partial/tokenizer.json"))
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ SMALL_FILES = ("config.json", "generation_config.json", "model.safetensors.index
 NUM_CONNECTIONS = 4
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0, 30.0)
 PROGRESS_INTERVAL_SECONDS = 10.0
-# A file's temporary copy in the directory of huggingface_hub's own bookkeeping; removed before publication.
+# After these, what has arrived is kept for the next try; after anything else, a full disk for one, nothing.
+RESUMABLE = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DATA_UNAVAILABLE, Reason.TERMINATED})
+# Where huggingface_hub keeps its books, and files that are on their way; removed before publication.
 BOOKKEEPING = ".cache"
 
 
@@ -146,10 +148,7 @@ def _fetch(entry: Path, fill: Callable[[Path], None]) -> Path:
         try:
             fill(partial)
         except (OSError, TrainerError) as error:
-            # After a lost connection what has arrived is kept for the next try; of anything else, nothing.
-            if not (
-                isinstance(error, TrainerError) and error.reason in (Reason.MODEL_UNAVAILABLE, Reason.DATA_UNAVAILABLE)
-            ):
+            if not (isinstance(error, TrainerError) and error.reason in RESUMABLE):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial / BOOKKEEPING, ignore_errors=True)
@@ -171,40 +170,45 @@ def _download(hub: Hub, snapshot: Snapshot, names: list[str], directory: Path) -
             f"{snapshot.repository}: {_size(num_bytes)} have to be downloaded, but the shared filesystem has "
             f"{_size(free)} left. Make the volume larger or remove files",
         )
-    if not missing:
-        return
+    if missing:
+        label = f"{snapshot.repository}@{snapshot.commit[:8]}"
+        what = missing[0] if len(missing) == 1 else f"{len(missing)} files"
+        logger.info("%s: downloading %s, %s", label, what, _size(num_bytes))
+        with _progress(directory, label, num_bytes):
+            _for_each(missing, lambda name: _download_file(hub, snapshot, name, directory))
 
-    def fetch(name: str) -> None:
-        _patiently(
-            hub,
-            snapshot.kind,
+
+def _download_file(hub: Hub, snapshot: Snapshot, name: str, directory: Path) -> None:
+    def download() -> str:
+        return hf_hub_download(
             snapshot.repository,
-            snapshot.commit,
-            lambda: hf_hub_download(
-                snapshot.repository,
-                name,
-                repo_type=snapshot.kind,
-                revision=snapshot.commit,
-                local_dir=directory,
-                endpoint=hub.endpoint,
-                token=hub.token or False,
-            ),
+            name,
+            repo_type=snapshot.kind,
+            revision=snapshot.commit,
+            local_dir=directory,
+            endpoint=hub.endpoint,
+            token=hub.token or False,
         )
-        # NB: without a connection hf_hub_download may return a file that it did not finish.
-        if not _is_complete(directory / name, snapshot.sizes[name]):
-            raise _unavailable(snapshot.kind, f"{snapshot.repository}: {name} arrived incomplete; try again")
 
-    label = f"{snapshot.repository}@{snapshot.commit[:8]}"
-    what = missing[0] if len(missing) == 1 else f"{len(missing)} files"
-    logger.info("%s: downloading %s, %s", label, what, _size(num_bytes))
+    _patiently(hub, snapshot.kind, snapshot.repository, snapshot.commit, download)
+    # NB: without a connection hf_hub_download may return a file that it did not finish.
+    if not _is_complete(directory / name, snapshot.sizes[name]):
+        raise _unavailable(snapshot.kind, f"{snapshot.repository}: {name} arrived incomplete; try again")
+
+
+def _for_each(names: list[str], work: Callable[[str], None]) -> None:
+    """Do a work for several files at once; after a failure none is begun."""
     pool = ThreadPoolExecutor(NUM_CONNECTIONS, thread_name_prefix="download")
-    with _progress(directory, label, num_bytes):
-        try:
-            for _ in pool.map(fetch, missing):
-                pass
-        finally:
-            # Whoever stops us does not wait for the other files.
-            pool.shutdown(wait=False, cancel_futures=True)
+    waits = True
+    try:
+        for _ in pool.map(work, names):
+            pass
+    except (TrainerError, KeyboardInterrupt) as error:
+        # Whoever is stopped does not wait for the files that are on their way.
+        waits = isinstance(error, TrainerError) and error.reason is not Reason.TERMINATED
+        raise
+    finally:
+        pool.shutdown(wait=waits, cancel_futures=True)
 
 
 def _is_complete(file: Path, num_bytes: int) -> bool:
