@@ -110,8 +110,8 @@ def test_fields_of_a_newer_trainer_are_passed_over() -> None:
 
 def test_the_summary_of_prepare_tells_what_was_left_out_and_why() -> None:
     assert summarise(PREPARED) == (
-        "prepared 9 of 10 rows, 1 malformed: 5 sequences, 1000 tokens (300 trained), 3 steps, about 16.0 GiB of "
-        "memory a process"
+        "prepared 9 of 10 rows (left out: 1 malformed): 5 sequences, 1000 tokens (300 trained), 3 steps, "
+        "about 16.0 GiB of memory a process"
     )
 
 

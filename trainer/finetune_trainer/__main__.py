@@ -86,6 +86,9 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> Termina
 
 
 def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> TerminationMessage:
+    # Also for train, which may wait for its other nodes for a while: as the first process of a container it would
+    # otherwise not hear SIGTERM at all. Once it trains, the agent listens in its own way.
+    signal.signal(signal.SIGTERM, _stop)
     job = read_job(options.job)
     network = options.network or (NETWORK_MOUNT if NETWORK_MOUNT.is_dir() else None)
     paths = JobPaths.of(job, options.shared.resolve(), network)
@@ -98,7 +101,6 @@ def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> Te
         return TerminationMessage(reason=Reason.SUCCEEDED, message=message, trained=trained)
     from finetune_trainer.prepare import prepare
 
-    signal.signal(signal.SIGTERM, _stop)
     prepared = prepare(job, paths, environment)
     return TerminationMessage(reason=Reason.SUCCEEDED, message=summarise(prepared), prepared=prepared)
 
@@ -108,7 +110,8 @@ def summarise(prepared: PreparedReport) -> str:
     dropped: Counter[str] = Counter()
     for dataset in prepared.datasets:
         dropped.update(dataset.dropped)
-    left_out = "".join(f", {count} {reason}" for reason, count in sorted(dropped.items()))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+    left_out = f" (left out: {reasons})" if reasons else ""
     rows_read = sum(dataset.rows_read for dataset in prepared.datasets)
     rows_kept = sum(dataset.rows_kept for dataset in prepared.datasets)
     return (

@@ -286,6 +286,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _explained(hub: Hub, kind: Kind, repository: str, revision: str, error: Exception) -> TrainerError:
+    endpoint = hub.endpoint or PUBLIC_HUB
     page = f"{PUBLIC_HUB}/{'datasets/' if kind == 'dataset' else ''}{repository}"
     secret = "HF_TOKEN in the Secret that spec.secretName names"
     match error:
@@ -296,17 +297,15 @@ def _explained(hub: Hub, kind: Kind, repository: str, revision: str, error: Exce
         case RevisionNotFoundError():
             what = f"has no branch, tag or commit {revision!r}"
         case RepositoryNotFoundError():
-            what = f"there is no such {kind}, or it is private: check the name, and {secret}"
+            what = f"there is no such {kind} on {endpoint}, or it is private: check the name, and {secret}"
         case LocalEntryNotFoundError():
-            what = (
-                f"{hub.endpoint or PUBLIC_HUB} cannot be reached, or broke off: {_first_line(error.__cause__ or error)}"
-            )
+            what = f"{endpoint} cannot be reached, or broke off: {_first_line(error.__cause__ or error)}"
         case HfHubHTTPError() if _status(error) in (401, 403):
-            what = f"{hub.endpoint or PUBLIC_HUB} refuses the token: check {secret}"
+            what = f"{endpoint} refuses the token: check {secret}"
         case HfHubHTTPError():
-            what = f"{hub.endpoint or PUBLIC_HUB} answers {_first_line(error)}"
+            what = f"{endpoint} answers {_first_line(error)}"
         case _:
-            what = f"{hub.endpoint or PUBLIC_HUB} cannot be reached, or broke off: {_first_line(error)}"
+            what = f"{endpoint} cannot be reached, or broke off: {_first_line(error)}"
     return _unavailable(kind, f"{repository}: {what}")
 
 

@@ -171,14 +171,14 @@ UNAVAILABLE = {
         "team/nothing",
         "main",
         None,
-        "there is no such model, or it is private",
+        "there is no such model on http://127.0.0.1:",
     ),
     "a data set that is not there": (
         "dataset",
         "team/nothing",
         "main",
         None,
-        "there is no such dataset, or it is private",
+        "there is no such dataset on http://127.0.0.1:",
     ),
     "a revision that is not there": ("model", MODEL, "v9", None, "has no branch, tag or commit 'v9'"),
 }

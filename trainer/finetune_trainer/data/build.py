@@ -34,7 +34,7 @@ PROGRESS_INTERVAL_SECONDS = 5.0
 # Why rows are left out, as the report counts them.
 MALFORMED = "malformed"
 OVERLONG = "longer than maxSequenceLength"
-NOTHING_TRAINED = "nothing of the assistant within maxSequenceLength"
+NOTHING_TRAINED = "assistant only beyond maxSequenceLength"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def _note_bad_row(count: _Count, problem: str) -> None:
 
 def _check_rows(source: Source, count: _Count) -> None:
     malformed, allowed_percent = count.dropped.get(MALFORMED, 0), source.dataset.max_bad_row_percent
-    logger.info("%s: %d rows read, %d kept, dropped: %s", source.name, count.read, count.kept, count.dropped or "none")
+    dropped = ", ".join(f"{number} {reason}" for reason, number in count.dropped.items())
+    logger.info("%s: %d rows read, %d kept, left out: %s", source.name, count.read, count.kept, dropped or "none")
     if count.read == 0:
         raise TrainerError(Reason.DATA_INVALID, f"{source.name}: has no rows")
     if 100 * malformed > allowed_percent * count.read:
@@ -188,7 +189,6 @@ def _check_rows(source: Source, count: _Count) -> None:
             f"that maxBadRowPercent allows. {examples}",
         )
     if count.kept == 0:
-        dropped = ", ".join(f"{number} {reason}" for reason, number in count.dropped.items())
         raise TrainerError(
             Reason.DATA_INVALID, f"{source.name}: none of {count.read} rows is left to train on: {dropped}"
         )

@@ -93,7 +93,7 @@ def test_overlong_conversations_are_cut_and_counted(renderer: Renderer, tmp_path
     assert report.truncated_conversations == 1
     [dataset] = report.datasets
     assert (dataset.rows_read, dataset.rows_kept) == (3, 2)
-    assert dataset.dropped == {"nothing of the assistant within maxSequenceLength": 1}
+    assert dataset.dropped == {"assistant only beyond maxSequenceLength": 1}
     packed = PackedSequences.open(tmp_path / "out")
     assert max(len(packed.sequence(index).tokens) for index in range(len(packed))) == 64
 
