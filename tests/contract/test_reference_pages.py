@@ -1,0 +1,39 @@
+"""What a person looks up is in the pages: every reason that a status can have, every series that can be scraped."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_operator.metrics import Metrics
+from finetune_operator.names import ConditionReason
+from finetune_trainer.contract import series
+from finetune_trainer.contract.termination import Reason
+
+TROUBLESHOOTING = Path("docs/user/troubleshooting.md").read_text(encoding="utf-8")
+METRICS = Path("docs/reference/metrics.md").read_text(encoding="utf-8")
+
+ALL_IS_WELL = {"Accepted", "Preparing", "Prepared", "Starting", "Running", "Succeeded"}
+TROUBLES = sorted({reason.value for reason in (*ConditionReason, *Reason)} - ALL_IS_WELL)
+SERIES = sorted(value for name, value in vars(series).items() if name.isupper() and str(value).startswith("finetune_"))
+
+
+@pytest.mark.parametrize("reason", TROUBLES)
+def test_every_reason_to_worry_is_explained(reason: str) -> None:
+    table = "".join(line.split("|")[1] for line in TROUBLESHOOTING.splitlines() if line.startswith("|"))
+    assert reason in table.replace(",", " ").split()
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_every_series_of_the_trainer_is_listed(name: str) -> None:
+    assert f"`{name}`" in METRICS
+
+
+def test_every_metric_of_the_operator_is_listed() -> None:
+    metrics = Metrics()
+    metrics.watch_queue(lambda: 0, lambda: 0)
+    metrics.watch_phases(list)
+    families = [line.split()[2] for line in metrics.exposition().decode().splitlines() if line.startswith("# TYPE")]
+    own = [name for name in families if name.startswith("finetune_operator_") and not name.endswith("_created")]
+    assert len(own) >= 8
+    for name in own:
+        assert f"`{name}" in METRICS
