@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
+from torch._dynamo.utils import counters
 
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.contract import series
@@ -36,8 +37,8 @@ def load(directory: Path, dtype: torch.dtype, device: torch.device) -> CausalDec
     return model
 
 
-def packed(*document_lengths: int, seed: int = 0) -> Batch:
-    return make_batch([random_sequence(seed, document_lengths)], length_multiple=128)
+def packed(*document_lengths: int, seed: int = 0, length: int = 128) -> Batch:
+    return make_batch([random_sequence(seed, document_lengths)], length_multiple=length)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-2)], ids=["fp32", "bf16"])
@@ -50,6 +51,18 @@ def test_packed_documents_have_the_loss_on_a_gpu_that_they_have_on_a_cpu(
         expected = load(tmp_path, torch.float32, CPU)(batch)
         ours = load(tmp_path, dtype, GPU)(batch.to(GPU))
     assert ours.item() == pytest.approx(expected.item(), rel=tolerance)
+
+
+def test_attention_is_compiled_once_whatever_the_documents_of_a_batch(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path, **SIZES)
+    model = load(tmp_path, torch.bfloat16, GPU)
+    num_graphs = []
+    for seed in range(12):
+        batch = packed(20 + 7 * seed, 30, *([5] * seed), seed=seed, length=256)
+        with torch.no_grad():
+            model(batch.to(GPU))
+        num_graphs.append(counters["stats"]["unique_graphs"])
+    assert num_graphs[-1] == num_graphs[1]
 
 
 def tiny_gpu_job(root: Path, gpus: int, sharding: str) -> tuple[TrainerJob, JobPaths]:

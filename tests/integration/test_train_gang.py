@@ -114,7 +114,16 @@ def free_port() -> int:
 class Node:
     """One pod of a gang: a process group of its own, with the environment that the operator gives it."""
 
-    def __init__(self, rank: int, num_nodes: int, job: TrainerJob, paths: JobPaths, port: int, root: Path) -> None:
+    def __init__(
+        self,
+        rank: int,
+        num_nodes: int,
+        job: TrainerJob,
+        paths: JobPaths,
+        port: int,
+        root: Path,
+        master: str = "localhost",
+    ) -> None:
         self.metrics_port = free_port()
         self.termination_log = root / f"termination-{rank}"
         self.termination_log.unlink(missing_ok=True)
@@ -124,7 +133,7 @@ class Node:
             "PYTHONPATH": os.pathsep.join(sys.path),
             "PET_NNODES": str(num_nodes),
             "PET_NPROC_PER_NODE": "1",
-            "PET_MASTER_ADDR": "localhost",
+            "PET_MASTER_ADDR": master,
             "PET_MASTER_PORT": str(port),
             "JOB_COMPLETION_INDEX": str(rank),
             "FINETUNE_METRICS_PORT": str(self.metrics_port),
@@ -222,3 +231,13 @@ def test_a_run_on_a_laptop_ends_with_a_report(tmp_path: Path, cleanup: ExitStack
     assert message.trained.steps == 6
     assert message.trained.adapter_path == "jobs/default/tiny/local/adapter"
     assert (paths.shared / message.trained.adapter_path / "adapter_model.safetensors").is_file()
+
+
+def test_a_node_that_waits_for_the_others_is_stopped_at_once(tmp_path: Path, cleanup: ExitStack) -> None:
+    job, paths = prepare_tiny_job(tmp_path, compute={"device": "cpu", "nodes": 2})
+    node = Node(1, 2, job, paths, free_port(), tmp_path, master="node-0.does-not-resolve.invalid")
+    cleanup.callback(node.kill)
+    wait_for(lambda: "waiting for node 0" in node.output.read_text(), [node])
+    node.process.send_signal(signal.SIGTERM)
+    message = node.end()
+    assert message.reason is Reason.TERMINATED

@@ -13,7 +13,7 @@ from finetune_trainer.architecture import ModelShape, read_shape
 from finetune_trainer.checkpoint import Progress
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.spec import Sharding
+from finetune_trainer.contract.spec import Sharding, Training
 from finetune_trainer.contract.termination import PreparedReport, Reason, TrainedReport
 from finetune_trainer.data.batch import make_batch
 from finetune_trainer.data.order import EMPTY_SLOT, Indices, SequenceOrder, rank_share
@@ -28,8 +28,8 @@ from finetune_trainer.sharding import fill_model, make_mesh, shard_model
 from finetune_trainer.state import TrainingState
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# The blocks of FlexAttention are so long; on a CPU each token of padding costs time and gains nothing.
-LENGTH_MULTIPLES = {"cuda": 128, "cpu": 1}
+FLEX_ATTENTION_BLOCK_TOKENS = 128
+TENSOR_CORE_TOKENS = 8
 NUM_RECENT_LOSSES = 10
 
 
@@ -91,7 +91,7 @@ def read_prepared(job: TrainerJob, paths: JobPaths, place: Place) -> PreparedRep
 def build(job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedReport, shape: ModelShape) -> CausalDecoder:
     """Build the model without memory, shard it, then fill in weights: no process ever holds more than its share."""
     training = job.spec.training
-    multiple = LENGTH_MULTIPLES[place.device.type]
+    multiple = length_multiple(place.device.type, training)
     max_length = -(-training.max_sequence_length // multiple) * multiple
     model = build_model(shape, DTYPES[prepared.precision], max_length, training.activation_checkpointing)
     add_adapters(model, job.spec.lora)
@@ -167,7 +167,7 @@ def compute_gradients(
     for slots in rank_share(indices, place.rank, place.world_size, training.batch_size, training.gradient_accumulation):
         asked = time.monotonic()
         rows = [None if index == EMPTY_SLOT else data.sequence(int(index)) for index in slots]
-        batch = make_batch(rows, LENGTH_MULTIPLES[place.device.type])
+        batch = make_batch(rows, length_multiple(place.device.type, training))
         waited += time.monotonic() - asked
         # Dropout depends on what is computed, not on what was computed before: a resumed run, or one on other
         # processes, drops the same.
@@ -186,6 +186,19 @@ def gather_numbers(share: Share, gradient_norm: torch.Tensor) -> tuple[float, in
     sum_over_gang(sums)
     loss, total_tokens, norm = torch.cat([sums, gradient_norm.double()[None]]).tolist()
     return loss, int(total_tokens), norm
+
+
+def length_multiple(device_type: str, training: Training) -> int:
+    """Return what the length of a micro-batch is rounded up to, in tokens.
+
+    NB: torchtune compiles FlexAttention for each length it meets, and after eight of them PyTorch gives up and computes
+    all scores at once. Packed sequences are nearly full anyway, so on a GPU all of them get one length.
+    """
+    if device_type == "cpu":
+        return 1
+    if not training.packing:
+        return TENSOR_CORE_TOKENS
+    return -(-training.max_sequence_length // FLEX_ATTENTION_BLOCK_TOKENS) * FLEX_ATTENTION_BLOCK_TOKENS
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from finetune_trainer.checkpoint import Progress
-from finetune_trainer.recipe import advance, learning_rate, random_stream
+from finetune_trainer.contract.spec import Training
+from finetune_trainer.recipe import advance, learning_rate, length_multiple, random_stream
 
 SCHEDULE = {
     "the first step of the warm-up": (0, 0.25),
@@ -38,3 +39,18 @@ def test_random_streams_differ_in_every_part_and_fit_a_generator() -> None:
     streams = {random_stream(seed, step, index) for seed in (0, 1) for step in (0, 1) for index in (-1, 0, 1)}
     assert len(streams) == 12
     assert all(0 <= stream < 2**63 for stream in streams)
+
+
+LENGTHS = {
+    "packed sequences on a GPU have one length": ("cuda", Training(max_sequence_length=4096), 4096),
+    "which is a whole number of attention's blocks": ("cuda", Training(max_sequence_length=1000), 1024),
+    "conversations on a GPU suit its tensor cores": ("cuda", Training(packing=False), 8),
+    "a CPU computes no more than it has to": ("cpu", Training(), 1),
+}
+
+
+@pytest.mark.parametrize(("device_type", "training", "multiple"), LENGTHS.values(), ids=LENGTHS.keys())
+def test_micro_batches_are_padded_to_what_the_device_computes_well(
+    device_type: str, training: Training, multiple: int
+) -> None:
+    assert length_multiple(device_type, training) == multiple
