@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 
@@ -29,6 +29,7 @@ ADMIN_TOKEN = "admin-of-a-test"
 OPERATOR_TOKEN = "operator-of-a-test"
 OPERATOR_USER = "system:serviceaccount:finetune-system:finetune-operator"
 _START_SECONDS = 60
+_API_SERVER = 1  # its place among the processes
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ class ControlPlane:
     operator_kubeconfig: Path
     """Credentials that may do what RBAC grants to `OPERATOR_USER`, at first nothing."""
     directory: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """etcd, the API server and, where there are any, the controllers."""
+
+    def stop_api_server(self) -> None:
+        """Take the API server away, as an upgrade of the control plane does."""
+        _stop(self.processes[_API_SERVER])
+
+    def start_api_server(self) -> None:
+        """Start it again at the same address, and wait until it is ready."""
+        arguments = self.processes[_API_SERVER].args
+        assert isinstance(arguments, list)
+        self.processes[_API_SERVER] = _start(self.directory, "kube-apiserver", arguments)
+        _wait_until_ready(self)
 
 
 @contextmanager
@@ -53,23 +67,17 @@ def running_control_plane(directory: Path, controllers: Sequence[str] = CONTROLL
         directory=directory,
     )
     _write_credentials(plane)
-    processes: list[subprocess.Popen[bytes]] = []
     try:
-        processes.append(_start(directory, "etcd", _etcd_arguments(directory, etcd_port, etcd_peer_port)))
-        processes.append(_start(directory, "kube-apiserver", _apiserver_arguments(directory, port, etcd_port)))
-        _wait_until_ready(plane, processes)
+        plane.processes.append(_start(directory, "etcd", _etcd_arguments(directory, etcd_port, etcd_peer_port)))
+        plane.processes.append(_start(directory, "kube-apiserver", _apiserver_arguments(directory, port, etcd_port)))
+        _wait_until_ready(plane)
         if controllers:
             arguments = _controller_arguments(plane, controllers)
-            processes.append(_start(directory, "kube-controller-manager", arguments))
+            plane.processes.append(_start(directory, "kube-controller-manager", arguments))
         yield plane
     finally:
-        for process in reversed(processes):
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for process in reversed(plane.processes):
+            _stop(process)
 
 
 def _etcd_arguments(directory: Path, port: int, peer_port: int) -> list[str]:
@@ -142,7 +150,16 @@ def _start(directory: Path, name: str, arguments: Sequence[str]) -> subprocess.P
         return subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def _wait_until_ready(plane: ControlPlane, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(plane: ControlPlane) -> None:
     deadline = time.monotonic() + _START_SECONDS
     request = urllib.request.Request(f"{plane.url}/readyz", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
     while True:
@@ -150,7 +167,7 @@ def _wait_until_ready(plane: ControlPlane, processes: Sequence[subprocess.Popen[
             with urllib.request.urlopen(request, context=_unverified(), timeout=2):
                 return
         except OSError as error:
-            ended = [process.args for process in processes if process.poll() is not None]
+            ended = [process.args for process in plane.processes if process.poll() is not None]
             if ended or time.monotonic() > deadline:
                 logs = "\n".join(path.read_text()[-2000:] for path in sorted(plane.directory.glob("*.log")))
                 raise AssertionError(f"the control plane did not start ({error}); ended: {ended}\n{logs}") from error

@@ -60,6 +60,22 @@ def test_it_outlives_an_api_server_that_it_cannot_reach_at_first(tmp_path: Path,
         assert operator.process.poll() is None
 
 
+def test_it_goes_on_where_it_was_after_the_api_server_was_away(
+    plane: ControlPlane, installed: Kubectl, tmp_path: Path
+) -> None:
+    with running_operator(plane.operator_kubeconfig, tmp_path) as operator:
+        operator.wait_until_ready()
+        installed.apply(tiny_job("before"))
+        installed.wait_for_job("before", lambda job: job.phase == "Pending")
+        plane.stop_api_server()
+        time.sleep(3)
+        plane.start_api_server()
+        assert operator.process.poll() is None
+        installed.apply(tiny_job("after"))
+        installed.wait_for_job("after", lambda job: job.phase == "Pending", timeout_seconds=60)
+        assert len(installed.items("jobs", "finetune.dev/job=before")) == 1
+
+
 def test_it_ends_with_a_sentence_when_the_definition_is_removed(
     plane: ControlPlane, installed: Kubectl, tmp_path: Path
 ) -> None:
