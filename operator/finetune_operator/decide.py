@@ -108,14 +108,15 @@ def _prepare(
 ) -> Decision:
     wanted = [*build_claims(plan), build_config_map(plan), build_prepare_job(plan)]
     job = observed.prepare
-    if obstacle := _obstacle(wanted, observed):
+    obstacle = _obstacle(wanted, observed)
+    if obstacle is not None and (job is None or not job.running):
         return Decision(tell.preparing(status, moment, obstacle, runs=False), wake_after_seconds=_LOOK_AGAIN_SECONDS)
     if job is None or (job.state is JobState.ACTIVE and not _failures((job,))):
         waits = None if job is not None and job.running else observed.claims or (job.waits if job else None)
         runs = job is not None and job.running and waits is None
         return Decision(
             tell.preparing(status, moment, waits, runs),
-            apply=_to_apply(wanted, observed),
+            apply=_to_apply(wanted, observed) if obstacle is None else (),
             wake_after_seconds=None if runs else _wake_while_waiting(status, waits, observed, moment),
         )
     if cause := _cause((job,)):
@@ -143,17 +144,18 @@ def _train(
     if deleted := _deleted_in_mid_run(jobs, observed, status):
         status = tell.failed(status, moment, deleted)
         return Decision(status, delete=_survivors(status, observed))
-    if obstacle := _obstacle(wanted, observed):
-        return Decision(tell.starting(status, moment, obstacle), wake_after_seconds=_LOOK_AGAIN_SECONDS)
     whole = len(gang) == len(jobs)
     if whole and all(job.state is JobState.SUCCEEDED for job in gang):
         if any(job.pods_lag_behind for job in gang):
             return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
         return Decision(tell.succeeded(status, moment, _result(gang)))
-    apply = _to_apply(wanted, observed)
+    obstacle = _obstacle(wanted, observed)
+    apply = _to_apply(wanted, observed) if obstacle is None else ()
     if whole and all(job.running or job.state is JobState.SUCCEEDED for job in gang):
         status = tell.running(status, moment, plan.num_nodes, observed.series)
         return Decision(status, apply, wake_after_seconds=progress_interval_seconds)
+    if obstacle is not None:
+        return Decision(tell.starting(status, moment, obstacle), wake_after_seconds=_LOOK_AGAIN_SECONDS)
     waits = observed.claims or next((job.waits for job in gang if job.waits is not None), None)
     return Decision(
         tell.starting(status, moment, waits),

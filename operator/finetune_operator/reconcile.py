@@ -11,7 +11,7 @@ from typing import Any
 from finetune_operator import observe
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.causes import Trouble
+from finetune_operator.causes import Trouble, is_pending_claim
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide import ATTEMPT, Decision, decide, name_taken, refuse
 from finetune_operator.errors import ApiError, ForeignObject, InvalidJob
@@ -46,6 +46,7 @@ class Reconciler:
 
         Raises:
             ApiError: the API server did not answer, or failed; nothing is lost by trying again.
+            InvalidJob: the spec of a job that was accepted cannot be carried out by this version of the operator.
         """
         body = self._store.job(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
@@ -69,16 +70,20 @@ class Reconciler:
             plan = make_plan(job, self._settings, observe.access_modes(self._store.children(key)))
         except InvalidJob as error:
             status = FineTuneJobStatus.model_validate(body.get("status") or {})
+            if answer(status, ConditionType.ACCEPTED) is ConditionStatus.TRUE and not is_finished(status):
+                # An older operator accepted it, and it may be training: that is no reason to give it up.
+                raise
             return refuse(status, error.problems, moment)
         observed = await self._observe(key, plan, moment.now, obstacle)
         return decide(plan, observed, moment.now, self._settings.progress_interval_seconds)
 
     async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
-        """Fetch the existing claims that the job names: they carry no label of ours, so no watch tells of them."""
+        """Fetch the existing claims that the job names, until they are bound: no watch tells of them."""
         for storage in (job.spec.storage.shared, job.spec.storage.network):
             if storage is None or storage.claim_name is None:
                 continue
-            if self._store.find(key, ObjectKey(_CLAIM, storage.claim_name)) is None:
+            known = self._store.find(key, ObjectKey(_CLAIM, storage.claim_name))
+            if known is None or is_pending_claim(known):
                 claim = await self._cluster.find(_CLAIM, key, storage.claim_name)
                 if claim is not None:
                     self._store.see(claim, key)

@@ -227,6 +227,13 @@ def test_what_the_api_server_refuses_to_make_is_told_and_tried_again() -> None:
     assert decision.wake_after_seconds is not None
 
 
+def test_an_obstacle_does_not_stop_a_gang_that_runs() -> None:
+    world = World(TWO_NODES).until_running()
+    world.obstacle = Trouble("Refused", "configmaps is forbidden")
+    decision = world.settle()
+    assert (world.status.phase, decision.apply) == ("Running", ())
+
+
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "a bad row": (objects.ended(objects.failure_message("DataInvalid"), exit_code=1), "DataInvalid"),
     "a repository that is not there": (
