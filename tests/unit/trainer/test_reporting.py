@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from finetune_trainer.contract import series
+from finetune_trainer.contract.termination import TrainedReport
+from finetune_trainer.metrics import StepRecord, TrainingMetrics
+from finetune_trainer.reporting import RankZeroReporter, Reporter
+from finetune_trainer.runlog import RunLog
+
+
+def record_of(step: int) -> StepRecord:
+    return StepRecord(
+        step=step,
+        epoch=0.5,
+        loss=2.0,
+        learning_rate=2e-4,
+        gradient_norm=0.5,
+        tokens=2048,
+        tokens_per_second=1024.0,
+        seconds=2.0,
+        data_wait_seconds=0.0,
+        timestamp_seconds=1.7e9,
+    )
+
+
+REPORT = TrainedReport(
+    steps=30,
+    first_loss=2.0,
+    final_loss=0.5,
+    tokens=1000,
+    tokens_per_second=10.0,
+    adapter_path="jobs/team-a/calls/7d0f/adapter",
+    adapter_digest="sha256:00",
+)
+
+
+def test_people_hear_of_the_first_step_of_each_tenth_and_of_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = TrainingMetrics(CollectorRegistry())
+    with RunLog(tmp_path, resumed_step=4) as log:
+        reporter = RankZeroReporter(log, metrics, None, resumed_step=4, steps_total=23, log_every_steps=10)
+        for step in range(5, 24):
+            reporter.record_step(record_of(step))
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["5/23", "10/23", "20/23", "23/23"]
+
+
+def test_the_time_left_is_that_of_the_mean_step_since_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLog(tmp_path, resumed_step=0) as log:
+        metrics = TrainingMetrics(CollectorRegistry())
+        RankZeroReporter(log, metrics, None, 0, steps_total=100, log_every_steps=10).record_step(record_of(1))
+    assert capsys.readouterr().out.endswith("eta 0:03:18\n")  # 99 steps of 2 s
+
+
+def test_prometheus_knows_where_a_run_goes_on_before_its_first_step(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    with RunLog(tmp_path, resumed_step=40) as log:
+        RankZeroReporter(log, TrainingMetrics(registry), None, resumed_step=40, steps_total=100, log_every_steps=10)
+    assert registry.get_sample_value(series.STEP) == 40
+    assert registry.get_sample_value(series.CHECKPOINT_LAST_STEP) == 40
+    assert registry.get_sample_value(series.STEPS_TOTAL) == 100
+
+
+def test_the_last_line_says_what_came_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path, resumed_step=0) as log:
+        RankZeroReporter(log, TrainingMetrics(CollectorRegistry()), None, 0, 30, 10).finish(REPORT)
+    assert capsys.readouterr().out == (
+        "trained 30 steps: loss 2.0000 -> 0.5000, 1000 tokens, 10 tokens/s; adapter in jobs/team-a/calls/7d0f/adapter\n"
+    )
+
+
+def test_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.say("hello")
+    reporter.record_step(record_of(1))
+    reporter.record_checkpoint(1, Path("step-1"), 0.1)
+    reporter.finish(REPORT)
+    assert capsys.readouterr().out == ""
