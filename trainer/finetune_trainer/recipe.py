@@ -4,7 +4,6 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +51,7 @@ def train(
     state = TrainingState(job, paths, place, prepared, shape, model)
     state.resume()
 
-    with ExitStack() as closed_at_the_end:
-        reporter = Reporter()
-        if metrics is not None:
-            reporter = closed_at_the_end.enter_context(open_reporter(state, metrics, environment))
+    with open_reporter(state, metrics, environment) as reporter:
         reporter.say(describe_start(state))
         for step in range(state.progress.step, prepared.total_steps):
             record = train_step(state, model, data, step)

@@ -94,13 +94,21 @@ class RankZeroReporter(Reporter):
 
 @contextmanager
 def open_reporter(
-    state: TrainingState, metrics: TrainingMetrics, environment: Mapping[str, str]
-) -> Iterator[RankZeroReporter]:
-    """Open the log files, and the run on Weights & Biases where the job asks for one.
+    state: TrainingState, metrics: TrainingMetrics | None, environment: Mapping[str, str]
+) -> Iterator[Reporter]:
+    """On rank 0, open the log files, and the run on Weights & Biases where the job asks for one.
+
+    Args:
+        state: of the run, resumed already.
+        metrics: of the exporter; only rank 0 has them.
+        environment: of the process.
 
     Raises:
         TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
     """
+    if metrics is None:
+        yield Reporter()
+        return
     job, logs, resumed_step = state.job, state.paths.logs, state.progress.step
     with RunLog(logs, resumed_step) as log:
         tracker = None
