@@ -41,7 +41,7 @@ FAULTS: dict[str, Manifest] = {
 
 # How each ends: condition, reason, and words that a person needs to find in its message.
 ENDS_FAILED = {
-    "repository-missing": ("ModelUnavailable", ["finetune-operator/no-such-model", "not found"]),
+    "repository-missing": ("ModelUnavailable", ["finetune-operator/no-such-model", "there is no such model"]),
     "gated": ("ModelUnavailable", [GATED_MODEL, "HF_TOKEN"]),
     "bad-rows": ("DataInvalid", ["bad-rows.jsonl", "row 2"]),
     "empty": ("DataInvalid", ["empty.jsonl"]),

@@ -69,4 +69,5 @@ def test_a_second_job_on_the_same_claim_downloads_nothing(namespace: Kubectl) ->
     namespace.wait_for_job("second", lambda job: job.phase == "Succeeded")
     logs = {name: namespace.run("logs", f"job/{name}-prepare") for name in ("first", "second")}
     assert "download" in logs["first"].lower()
-    assert "already" in logs["second"].lower()
+    assert "is in the cache" in logs["second"]
+    assert "download" not in logs["second"].lower()

@@ -78,6 +78,8 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> Termina
         )
     except JobFileError as error:
         return TerminationMessage(reason=Reason.INVALID_SPEC, message=str(error))
+    except Stopped as stopped:
+        return TerminationMessage(reason=Reason.TERMINATED, message=f"stopped by {stopped} before it was done")
     except KeyboardInterrupt:
         return TerminationMessage(reason=Reason.TERMINATED, message="stopped from the keyboard")
     except Exception as error:  # noqa: BLE001 - whatever it is, a person has to learn of it
@@ -121,8 +123,12 @@ def summarise(prepared: PreparedReport) -> str:
     )
 
 
+class Stopped(BaseException):
+    """A signal asked to stop. Not an Exception: libraries try imports and downloads again whatever Exception comes."""
+
+
 def _stop(signal_number: int, _: FrameType | None) -> NoReturn:
-    raise TrainerError(Reason.TERMINATED, f"stopped by {signal.Signals(signal_number).name} before it was done")
+    raise Stopped(signal.Signals(signal_number).name)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ NUM_CONNECTIONS = 4
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0, 30.0)
 PROGRESS_INTERVAL_SECONDS = 10.0
 # After these, what has arrived is kept for the next try; after anything else, a full disk for one, nothing.
-RESUMABLE = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DATA_UNAVAILABLE, Reason.TERMINATED})
+RESUMABLE = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DATA_UNAVAILABLE})
 # Where huggingface_hub keeps its books, and files that are on their way; removed before publication.
 BOOKKEEPING = ".cache"
 
@@ -148,12 +148,18 @@ def _fetch(entry: Path, fill: Callable[[Path], None]) -> Path:
         try:
             fill(partial)
         except (OSError, TrainerError) as error:
-            if not (isinstance(error, TrainerError) and error.reason in RESUMABLE):
+            resumable = isinstance(error, TrainerError) and error.reason in RESUMABLE
+            if not (resumable and _something_arrived(partial)):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial / BOOKKEEPING, ignore_errors=True)
         cache.publish(entry)
     return entry
+
+
+def _something_arrived(partial: Path) -> bool:
+    files = [file for file in partial.rglob("*") if file.is_file()]
+    return any(file.suffix == ".incomplete" or BOOKKEEPING not in str(file.relative_to(partial)) for file in files)
 
 
 def _matching(snapshot: Snapshot, patterns: Iterable[str]) -> list[str]:
@@ -203,9 +209,9 @@ def _for_each(names: list[str], work: Callable[[str], None]) -> None:
     try:
         for _ in pool.map(work, names):
             pass
-    except (TrainerError, KeyboardInterrupt) as error:
+    except BaseException as error:
         # Whoever is stopped does not wait for the files that are on their way.
-        waits = isinstance(error, TrainerError) and error.reason is not Reason.TERMINATED
+        waits = isinstance(error, Exception)
         raise
     finally:
         pool.shutdown(wait=waits, cancel_futures=True)
