@@ -9,12 +9,12 @@ import yaml
 
 from dev.cluster import layout
 from tests.e2e.jobs import NETWORK_CLASS, SHARED_CLASS
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import Kubectl, Manifest
 from tests.integration.control_plane import ControlPlane, running_control_plane
 
 CHART = Path("helm/finetune-operator")
 OPERATOR_NAMESPACE = "finetune-system"
-_ROLE_KINDS = ("ClusterRole", "ClusterRoleBinding")
+_ROLE_KINDS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
 @pytest.fixture(scope="module")
@@ -30,27 +30,33 @@ def kubectl(plane: ControlPlane) -> Kubectl:
     return Kubectl(layout.binary("kubectl"), plane.admin_kubeconfig)
 
 
-@pytest.fixture(scope="session")
-def chart_manifests() -> list[dict[str, object]]:
-    """What the chart installs with its defaults."""
+def render_chart(*settings: str) -> list[Manifest]:
+    """Return what the chart installs, with settings as `helm --set` takes them."""
     helm = [str(layout.binary("helm")), "template", "finetune-operator", str(CHART), "--namespace", OPERATOR_NAMESPACE]
     # Without a cluster to ask, helm has to be told which one it renders for.
-    command = [*helm, "--kube-version", layout.KUBERNETES_VERSION]
+    command = [*helm, "--kube-version", layout.KUBERNETES_VERSION, *(f"--set={setting}" for setting in settings)]
     rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [document for document in yaml.safe_load_all(rendered) if document]
 
 
 @pytest.fixture(scope="module")
-def installed(kubectl: Kubectl, chart_manifests: list[dict[str, object]]) -> Kubectl:
+def installed(kubectl: Kubectl) -> Kubectl:
     """The same with the definition and the operator's role, and storage whose claims wait for a pod on a node."""
-    definition = next(body for body in chart_manifests if body["kind"] == "CustomResourceDefinition")
-    roles = [body for body in chart_manifests if body["kind"] in _ROLE_KINDS]
-    kubectl.apply(definition, *roles, *(_storage_class(name) for name in (SHARED_CLASS, NETWORK_CLASS)))
-    kubectl.run("wait", "crd", "finetunejobs.finetune.dev", "--for=condition=Established", "--timeout=30s")
+    install(kubectl, render_chart())
     return kubectl
 
 
-def _storage_class(name: str) -> dict[str, object]:
+def install(kubectl: Kubectl, chart: list[Manifest]) -> None:
+    """Apply what of the chart needs no node: the definition and the roles."""
+    kinds = ("CustomResourceDefinition", *_ROLE_KINDS)
+    for body in chart:
+        if body["kind"] in kinds:
+            kubectl.within(body["metadata"].get("namespace", "default")).apply(body)
+    kubectl.apply(*(_storage_class(name) for name in (SHARED_CLASS, NETWORK_CLASS)))
+    kubectl.run("wait", "crd", "finetunejobs.finetune.dev", "--for=condition=Established", "--timeout=30s")
+
+
+def _storage_class(name: str) -> Manifest:
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
