@@ -412,6 +412,36 @@ def test_a_config_that_an_older_operator_made_follows_the_plan_and_a_job_does_no
     assert [manifest["kind"] for manifest in decision.apply] == ["ConfigMap"]
 
 
+def test_what_is_being_deleted_is_waited_for_and_neither_changed_nor_deleted_again() -> None:
+    world = World(LEADER_AND_WORKER).until_running()
+    config = world.objects[ObjectKey("ConfigMap", "calls-config")]["metadata"]
+    config["annotations"]["finetune.dev/manifest-digest"] = "sha256:of-an-older-operator"
+    leaving = [config, *(job["metadata"] for job in world.jobs(TRAIN))]
+    for metadata in leaving:
+        metadata["deletionTimestamp"] = world.now.isoformat()
+    decision = world.step()
+    assert (decision.apply, decision.delete) == ((), ())
+    assert world.status.reason == "TrainJobDeleted"
+
+    world = World(TWO_NODES)
+    world.settle()
+    world.objects[ObjectKey("ConfigMap", "calls-config")]["metadata"] |= {
+        "deletionTimestamp": world.now.isoformat(),
+        "annotations": {},
+    }
+    assert world.step().apply == ()
+
+
+def test_a_gang_seen_to_be_complete_before_its_pods_waits_for_the_report_of_rank_0() -> None:
+    world = World(LEADER_AND_WORKER).until_running()
+    world.finish_jobs(TRAIN, "Complete")
+    decision = world.settle()
+    assert (world.status.phase, decision.wake_after_seconds) == ("Running", 5)
+    world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
+    world.settle()
+    assert world.status.result is not None
+
+
 def test_an_invalid_spec_makes_no_object_and_names_every_problem() -> None:
     world = World()
     decision = refuse(world.status, ["spec.a: is wrong", "spec.b: is missing"], Moment(world.now, 1))
