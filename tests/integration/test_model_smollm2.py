@@ -19,9 +19,7 @@ from finetune_trainer.model import build_model, read_weights
 from finetune_trainer.sharding import fill_model
 from tests.tiny_run import all_trained
 
-TEXT = (
-    "The quick brown fox jumps over the lazy dog. Kubernetes schedules pods onto nodes, and watches them."
-)
+TEXT = "The quick brown fox jumps over the lazy dog. Kubernetes schedules pods onto nodes, and watches them."
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 """Where everything lies on the shared filesystem and on the network disk.
 
-    <shared>/models/<owner>--<name>@<commit>/         the base model, shared by every job
-    <shared>/datasets/<digest>/                       tokenised and packed data, shared by every job of equal settings
-    <shared>/jobs/<namespace>/<name>/<uid>/           what belongs to one job
-        prepared.json                                 what prepare found and resolved
-        checkpoints/step-<step>/                      adapter checkpoints
-        adapter/                                      the result, in PEFT layout
-    <network>/<namespace>/<name>/<uid>/               log files; under the job's own directory without a network disk
-        training.log  metrics.jsonl  wandb/
+<shared>/models/<owner>--<name>@<commit>/         the base model, shared by every job
+<shared>/datasets/<digest>/                       tokenised and packed data, shared by every job of equal settings
+<shared>/jobs/<namespace>/<name>/<uid>/           what belongs to one job
+    prepared.json                                 what prepare found and resolved
+    checkpoints/step-<step>/                      adapter checkpoints
+    adapter/                                      the result, in PEFT layout
+<network>/<namespace>/<name>/<uid>/               log files; under the job's own directory without a network disk
+    training.log  metrics.jsonl  wandb/
 """
 
 from dataclasses import dataclass
