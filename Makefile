@@ -23,18 +23,19 @@ help: ## this list
 # --- for a person who wants to see it ---------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: venv ## bring up a cluster, install the chart, run the sample job to its end (CLUSTER=current uses your kubeconfig)
-	$(RUN)python -m dev.demo $(if $(filter current,$(CLUSTER)),--current)
+demo: $(if $(filter current,$(CLUSTER)),venv,programs-and-venv) ## bring up a cluster, install the chart, run the sample job to its end (CLUSTER=current uses your kubeconfig)
+	@$(RUN)python -m dev.demo $(if $(filter current,$(CLUSTER)),--current)
 
 .PHONY: cluster cluster-down cluster-status
-cluster: venv ## the embedded two-node Kubernetes with both images and a mirror of the Hub (GPUS=8 claims GPUs on each node)
-	$(RUN)python -m dev.cluster up --gpus $(GPUS)
+cluster: programs-and-venv ## the embedded two-node Kubernetes with both images and a mirror of the Hub (GPUS=8 claims GPUs on each node)
+	@$(PYTHON) -m dev.cluster up --gpus $(GPUS)
+	@$(RUN)python -m dev.mirror
 
 cluster-down: ## take it down and leave nothing behind
-	$(PYTHON) -m dev.cluster down
+	@$(PYTHON) -m dev.cluster down
 
 cluster-status: ## what of it is running
-	$(PYTHON) -m dev.cluster status
+	@$(PYTHON) -m dev.cluster status
 
 # --- for a person who changes it --------------------------------------------------------------------------------------
 
@@ -51,8 +52,7 @@ $(VENV)/.ready: requirements/uv.txt requirements/dev.txt
 
 .PHONY: test test-fast test-gang test-apiserver test-e2e
 test: ## every test, the end-to-end ones on the embedded cluster included
-	@# The environment waits on the network and the disk while the cluster's programs wait on the processor.
-	@$(MAKE) --no-print-directory --jobs=2 venv cluster-programs
+	@$(MAKE) --no-print-directory programs-and-venv
 	@$(MAKE) --no-print-directory lint test-fast test-gang test-apiserver
 	@$(MAKE) --no-print-directory test-e2e
 
@@ -70,7 +70,12 @@ test-e2e: cluster ## what needs the whole cluster
 
 .PHONY: cluster-programs
 cluster-programs: ## build the embedded cluster's programs into the cache
-	$(PYTHON) -m dev.cluster programs
+	@$(PYTHON) -m dev.cluster programs
+
+.PHONY: programs-and-venv
+programs-and-venv:
+	@# The environment waits on the network and the disk while the cluster's programs wait on the processor.
+	@$(MAKE) --no-print-directory --jobs=2 venv cluster-programs
 
 .PHONY: lint
 lint: venv cluster-programs ## ruff, mypy, the laws of the house, the chart, the Dockerfiles, the generated files

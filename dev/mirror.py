@@ -47,3 +47,11 @@ def _answers() -> bool:
     except (urllib.error.URLError, OSError):
         return False
     return True
+
+
+if __name__ == "__main__":
+    try:
+        print(f"A mirror of the Hub for its pods: HF_ENDPOINT={ensure_mirror()}")
+    except ClusterError as failure:
+        print(failure.report(), file=sys.stderr)
+        sys.exit(1)
