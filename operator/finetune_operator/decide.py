@@ -75,16 +75,16 @@ def decide(plan: Plan, observed: Observed, now: datetime, progress_interval_seco
     status, moment = plan.job.status, Moment(now, plan.job.metadata.generation)
     if tell.is_finished(status):
         return Decision(status, delete=_survivors(status, observed))
+    status = tell.about(status, plan.model)
     if plan.missing_claims:
-        return _wait_for_claims(plan, moment)
+        return _wait_for_claims(plan, status, moment)
     status = tell.accepted(status, moment, _acceptance(plan))
     if tell.answer(status, ConditionType.PREPARED) is not ConditionStatus.TRUE:
         return _prepare(plan, observed, status, moment, progress_interval_seconds)
     return _train(plan, observed, status, moment, progress_interval_seconds)
 
 
-def _wait_for_claims(plan: Plan, moment: Moment) -> Decision:
-    status = plan.job.status
+def _wait_for_claims(plan: Plan, status: FineTuneJobStatus, moment: Moment) -> Decision:
     if tell.answer(status, ConditionType.ACCEPTED) is ConditionStatus.TRUE:
         # Pods that hold the claim hold it still; those that do not will say themselves what they wait for.
         return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)

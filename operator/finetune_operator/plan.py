@@ -89,6 +89,12 @@ class Plan:
         return self.job.metadata.namespace
 
     @property
+    def model(self) -> str:
+        """The base model as the user named it: a repository, or a path on the shared filesystem."""
+        source = self.job.spec.model
+        return source.hugging_face.repository if source.hugging_face is not None else str(source.path)
+
+    @property
     def prepare_mounts(self) -> tuple[Disk, ...]:
         """What the prepare pod mounts: it writes models and data to the shared filesystem, and no log files."""
         return tuple(disk for disk in self.disks if disk.volume == SHARED_VOLUME)

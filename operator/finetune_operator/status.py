@@ -59,6 +59,11 @@ class Moment:
         return self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def about(status: FineTuneJobStatus, model: str) -> FineTuneJobStatus:
+    """Tell which model a job is about."""
+    return status.model_copy(update={"model": model})
+
+
 def refused(status: FineTuneJobStatus, moment: Moment, trouble: Trouble) -> FineTuneJobStatus:
     """Tell that the spec cannot be carried out; it may still be changed, so this is not the end."""
     return _told(status, moment, Phase.FAILED, trouble.reason, {ConditionType.ACCEPTED: (_FALSE, trouble)})

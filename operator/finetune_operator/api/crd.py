@@ -34,7 +34,8 @@ PRINTER_COLUMNS = (
     ("ETA", "string", ".status.progress.eta", 0),
     ("Restarts", "integer", ".status.restarts", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
-    ("Model", "string", ".spec.model.huggingFace.repository", 1),
+    # NB: a column has one path, and a model is named by one field of two.
+    ("Model", "string", ".status.model", 1),
     ("Nodes", "integer", ".spec.compute.nodes", 1),
     # NB: as an integer the API server cuts the digits after the point off; a number would be printed with all of them.
     ("Tokens/s", "integer", ".status.progress.tokensPerSecond", 1),

@@ -101,6 +101,11 @@ class Result(TrainedReport):
 class FineTuneJobStatus(StatusModel):
     """Where the job stands and what came out of it."""
 
+    model: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="The base model as the spec names it: its repository, or its path on the shared filesystem.",
+    )
     phase: Phase | None = Field(default=None, description="Where the job stands, in one word.")
     reason: str | None = Field(default=None, max_length=256, description="Why it stands there, in a word.")
     observed_generation: int | None = Field(default=None, description="Generation of the spec that was last looked at.")

@@ -472,3 +472,23 @@ def test_the_names_of_a_job_of_63_characters_stay_within_what_kubernetes_takes()
     world = World(LEADER_AND_WORKER, name="x" * 63).until_running()
     assert all(len(key.name) <= 63 for key in world.objects if key.kind != "Pod")
     assert world.status.phase == "Running"
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({}, "meta-llama/Llama-3.1-8B-Instruct"),
+        ({"huggingFace": None, "path": "models/our-own"}, "models/our-own"),
+    ],
+    ids=["a repository", "a directory"],
+)
+def test_the_model_is_told_wherever_it_comes_from(model: dict[str, Any], told: str) -> None:
+    world = World({"model": model})
+    world.settle()
+    assert world.status.model == told
+
+
+def test_a_job_that_waits_for_a_claim_tells_its_model_already() -> None:
+    world = World({"storage": {"shared": {"claimName": "data", "size": None, "storageClassName": None}}})
+    world.settle()
+    assert world.status.model == "meta-llama/Llama-3.1-8B-Instruct"
