@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.names import ConditionReason
+from finetune_operator.names import ConditionReason, Label, Stage
 from finetune_trainer.contract.termination import Reason, TerminationMessage, read_termination
 
 Body = Mapping[str, Any]
@@ -25,6 +25,21 @@ _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
 _CONTAINER_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+# What to do, by what the scheduler says: https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/
+_PLACEMENT_REMEDIES = {
+    "affinity/selector": "delete the job and apply it with a spec.compute.nodeSelector that nodes have "
+    "(kubectl get nodes --show-labels).",
+    "untolerated taint": "delete the job and apply it with spec.compute.tolerations for the nodes' taints.",
+}
+_TRAIN_REMEDIES = {
+    "Insufficient": "delete the job and apply it with a smaller spec.compute (kubectl describe nodes shows, under "
+    "Allocatable, what a node has in all).",
+    **_PLACEMENT_REMEDIES,
+}
+_PREPARE_REMEDIES = {
+    "Insufficient": "ask whoever installed the operator to lower trainer.prepare in its chart.",
+    **_PLACEMENT_REMEDIES,
+}
 _LOG_TAIL_CHARACTERS = 600
 _SIGNAL_BASE = 128  # exit code of a process that a signal killed: this plus the signal's number
 
@@ -47,12 +62,7 @@ def why_pod_waits(pod: Body, warnings: Sequence[Body]) -> Trouble | None:
     name = pod["metadata"]["name"]
     scheduled = _condition(pod, "PodScheduled")
     if scheduled is not None and scheduled.get("status") == "False":
-        words = scheduled.get("message") or "the scheduler gave no reason"
-        return Trouble(
-            ConditionReason.UNSCHEDULABLE,
-            f"Pod {name} finds no node: {words} It starts as soon as a node has room; to ask for less, delete the job "
-            "and apply it with a smaller spec.compute.",
-        )
+        return _why_no_node_takes_it(pod, scheduled.get("message") or "it gave no reason")
     waiting = _container_state(pod, "waiting")
     if waiting is None:
         return None
@@ -166,6 +176,29 @@ def ended_at(pod: Body) -> str | None:
 def is_ready(pod: Body) -> bool:
     """Return whether the pod's container runs."""
     return pod.get("status", {}).get("phase") == "Running" and _container_state(pod, "running") is not None
+
+
+def _why_no_node_takes_it(pod: Body, words: str) -> Trouble:
+    what = f"No node of the cluster can take pod {pod['metadata']['name']} now{_asked_for(pod)}"
+    advice = "Nothing is lost by waiting: it starts by itself as soon as a node can take it."
+    # What the operator asks for on behalf of prepare stands in the chart and not in the job.
+    preparing = pod["metadata"].get("labels", {}).get(Label.STAGE) == Stage.PREPARE
+    remedies = _PREPARE_REMEDIES if preparing else _TRAIN_REMEDIES
+    if remedy := " ".join(text for phrase, text in remedies.items() if phrase in words):
+        advice += f" If none ever will, {remedy}"
+    return Trouble(
+        ConditionReason.UNSCHEDULABLE, f"{what}. The scheduler says: {words.strip().removesuffix('.')}. {advice}"
+    )
+
+
+def _asked_for(pod: Body) -> str:
+    """Return what a pod asks of one node, GPUs first; nothing when it asks for nothing in particular."""
+    amounts: dict[str, str] = {}
+    for container in pod.get("spec", {}).get("containers") or ():
+        resources = container.get("resources") or {}
+        amounts |= {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    asked = sorted(amounts.items(), key=lambda item: ("/" not in item[0], item[0]))
+    return f", which asks for {', '.join(f'{amount} {name}' for name, amount in asked)}" if asked else ""
 
 
 def _why_container_failed(pod_name: str, terminated: Body) -> Trouble:

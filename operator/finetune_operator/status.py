@@ -107,11 +107,12 @@ def prepared(status: FineTuneJobStatus, moment: Moment, report: PreparedReport) 
 
 
 def starting(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) -> FineTuneJobStatus:
-    """Tell that the training pods are starting, or what keeps them from it."""
+    """Tell that the training pods are starting, or what keeps them from it; then the job is pending again."""
     told = waits or Trouble(ConditionReason.STARTING, "The training pods are starting.")
     if not status.attempts:
         status = status.model_copy(update={"attempts": (Attempt(number=1, started=moment.text),)})
-    return _told(status, moment, Phase.STARTING, told.reason, {ConditionType.RUNNING: (_FALSE, told)})
+    phase = Phase.STARTING if waits is None else Phase.PENDING
+    return _told(status, moment, phase, told.reason, {ConditionType.RUNNING: (_FALSE, told)})
 
 
 def running(

@@ -100,6 +100,42 @@ def test_a_pod_that_failed_says_why(case: str) -> None:
     assert words in trouble.message
 
 
+def _unschedulable(stage: str, resources: dict[str, Any], words: str) -> str:
+    pod = objects.pod("calls-a1-node-0-x", **objects.unschedulable(words))
+    pod["metadata"]["labels"]["finetune.dev/stage"] = stage
+    pod["spec"] = {"containers": [{"name": "trainer", "resources": resources}]}
+    trouble = causes.why_pod_waits(pod, ())
+    assert trouble is not None
+    return trouble.message
+
+
+def test_gpus_that_no_node_has_are_told_with_what_was_asked_for_and_what_to_do() -> None:
+    gpus = {"limits": {"nvidia.com/gpu": "64"}, "requests": {"cpu": "8", "nvidia.com/gpu": "64"}}
+    assert _unschedulable("train", gpus, "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.") == (
+        "No node of the cluster can take pod calls-a1-node-0-x now, which asks for 64 nvidia.com/gpu, 8 cpu. The "
+        "scheduler says: 0/2 nodes are available: 2 Insufficient nvidia.com/gpu. Nothing is lost by waiting: it starts "
+        "by itself as soon as a node can take it. If none ever will, delete the job and apply it with a smaller "
+        "spec.compute (kubectl describe nodes shows, under Allocatable, what a node has in all)."
+    )
+
+
+NO_NODE_TAKES_IT = {
+    "prepare asks for what the chart says": ("prepare", "1 Insufficient memory.", "trainer.prepare in its chart"),
+    "no node has the labels": ("train", "2 node(s) didn't match Pod's node affinity/selector.", "nodeSelector"),
+    "the nodes are tainted": ("train", "2 node(s) had untolerated taint(s)", "spec.compute.tolerations"),
+    "a claim is being bound": ("train", "pod has unbound immediate PersistentVolumeClaims.", "as soon as a node"),
+}
+
+
+@pytest.mark.parametrize("case", NO_NODE_TAKES_IT)
+def test_a_pod_that_no_node_takes_says_what_can_be_done_about_it(case: str) -> None:
+    stage, words, remedy = NO_NODE_TAKES_IT[case]
+    message = _unschedulable(stage, {}, words)
+    assert words.removesuffix(".") in message
+    assert remedy in message
+    assert ("delete the job" in message) == (stage == "train" and remedy != "as soon as a node")
+
+
 def test_a_long_log_is_cut_to_its_end() -> None:
     pod = objects.pod("p", **objects.ended("x" * 4000 + "the last line", exit_code=2))
     trouble = causes.why_pod_failed(pod)

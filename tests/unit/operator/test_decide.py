@@ -147,7 +147,18 @@ def test_a_training_pod_that_cannot_start_is_told_in_running_and_the_job_waits(c
     answer, told_reason, message = world.condition("Running")
     assert (answer, told_reason) == ("False", reason)
     assert words in message
-    assert (world.status.phase, world.status.reason) == ("Starting", reason)
+    assert (world.status.phase, world.status.reason) == ("Pending", reason)
+    assert ("Warning", reason) in [(event.type.value, event.reason) for event in world.events]
+
+
+def test_a_gang_that_found_its_nodes_is_starting_again() -> None:
+    world = World(TWO_NODES).until_prepared()
+    world.set_pods(TRAIN, objects.unschedulable())
+    world.advance(10)
+    world.settle()
+    world.set_pods(TRAIN, objects.waiting("ContainerCreating"))
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Starting", "Starting")
 
 
 def test_a_missing_storage_class_is_told_rather_than_the_pod_that_waits_for_it() -> None:
