@@ -33,6 +33,7 @@ _RETRY_DELAYS_SECONDS = (0.1, 0.4, 1.6)
 _LONGEST_RETRY_AFTER_SECONDS = 30.0
 _REQUEST_TIMEOUT_SECONDS = 30.0
 _SCRAPE_TIMEOUT_SECONDS = 2.0
+_MAX_EXPOSITION_BYTES = 1_000_000
 _LIST_PAGE = 500
 
 
@@ -239,15 +240,24 @@ class Cluster:
         self._metrics.events.labels(event.reason).inc()
 
     async def read_series(self, pod_ip: str) -> dict[str, float] | None:
-        """Read the series without labels from a trainer's exporter, or None when it does not answer (yet)."""
+        """Read the series without labels from a trainer's exporter, or None when it does not answer (yet).
+
+        What answers is the image that the user chose: it is not followed to another address, not read without end, and
+        what is no exposition is no answer.
+        """
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
+        url, exposition = f"http://{host}:{series.METRICS_PORT}{series.METRICS_PATH}", bytearray()
         try:
-            async with self._scraper.get(f"http://{host}:{series.METRICS_PORT}{series.METRICS_PATH}") as response:
-                response.raise_for_status()
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            async with self._scraper.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    return None
+                async for part in response.content.iter_any():
+                    exposition += part
+                    if len(exposition) > _MAX_EXPOSITION_BYTES:
+                        return None
+            families = list(text_string_to_metric_families(exposition.decode()))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return None
-        families = text_string_to_metric_families(text)
         return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
     async def _list_pages(

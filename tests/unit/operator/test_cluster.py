@@ -156,23 +156,49 @@ async def test_a_long_list_is_read_page_by_page_and_every_item_says_what_it_is()
         assert server.requests[1].query["continue"] == "next"
 
 
-async def test_an_exporter_is_read_and_one_that_does_not_answer_is_none(
-    monkeypatch: pytest.MonkeyPatch, unused_tcp_port_factory: Callable[[], int]
-) -> None:
-    async def exposition(_: web.Request) -> web.Response:
-        return web.Response(text='finetune_step 12\nfinetune_loss 2.5\nfinetune_gpu_utilization_ratio{gpu="0"} 0.5\n')
+@asynccontextmanager
+async def exporter(port: int, response: Callable[[], web.Response]) -> AsyncIterator[None]:
+    async def answer(request: web.Request) -> web.Response:
+        return response() if request.path == "/metrics" else web.Response(text="finetune_step 666\n")
 
-    port = unused_tcp_port_factory()
-    monkeypatch.setattr(series, "METRICS_PORT", port)
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def test_an_exporter_is_read_and_one_that_does_not_answer_is_none(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setattr(series, "METRICS_PORT", unused_tcp_port)
+    text = 'finetune_step 12\nfinetune_loss 2.5\nfinetune_gpu_utilization_ratio{gpu="0"} 0.5\n'
     async with cluster_with((200, {})) as (cluster, _):
         assert await cluster.read_series("127.0.0.1") is None
-        application = web.Application()
-        application.router.add_get("/metrics", exposition)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        assert await cluster.read_series("127.0.0.1") == {"finetune_step": 12, "finetune_loss": 2.5}
-        await runner.cleanup()
+        async with exporter(unused_tcp_port, lambda: web.Response(text=text)):
+            assert await cluster.read_series("127.0.0.1") == {"finetune_step": 12, "finetune_loss": 2.5}
+
+
+NOT_OUR_EXPORTER: dict[str, Callable[[], web.Response]] = {
+    "a page": lambda: web.Response(text="<html>hello</html>"),
+    "bytes that are no text": lambda: web.Response(body=b"\xff\xfe"),
+    "an error": lambda: web.Response(status=500, text="finetune_step 12\n"),
+    "another address": lambda: web.Response(status=302, headers={"Location": "/internal"}),
+    "no end": lambda: web.Response(text="finetune_step 12\n" * 100_000),
+}
+
+
+@pytest.mark.parametrize("case", NOT_OUR_EXPORTER)
+async def test_an_image_that_answers_with_something_else_is_no_answer(
+    case: str, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setattr(series, "METRICS_PORT", unused_tcp_port)
+    async with cluster_with((200, {})) as (cluster, _), exporter(unused_tcp_port, NOT_OUR_EXPORTER[case]):
+        assert await cluster.read_series("127.0.0.1") is None
 
 
 async def test_a_request_that_is_not_in_the_table_is_never_sent() -> None:
