@@ -90,6 +90,8 @@ def why_pod_waits(pod: Body, warnings: Sequence[Body]) -> Trouble | None:
 def why_pod_failed(pod: Body) -> Trouble | None:
     """Return why a pod failed, or is being taken away, or None when neither is so."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
+    if status.get("phase") == "Succeeded":
+        return None  # NB: a node that is lost or drained takes pods away that have done their work, too.
     disruption = _condition(pod, "DisruptionTarget")
     if disruption is not None and disruption.get("status") == "True":
         reason, words = _DISRUPTIONS.get(disruption.get("reason", ""), (ConditionReason.EVICTED, "was disrupted"))

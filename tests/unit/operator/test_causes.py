@@ -34,6 +34,8 @@ DOES_NOT_WAIT: dict[str, dict[str, Any]] = {
     "its image is being pulled": objects.waiting("ContainerCreating"),
     "it runs": objects.running(),
     "it has ended": objects.ended(objects.PREPARED_MESSAGE),
+    "it has ended, and its node was lost afterwards": objects.ended(objects.PREPARED_MESSAGE)
+    | {"conditions": objects.disrupted("DeletionByTaintManager")["conditions"]},
 }
 FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
     "the trainer says why": (
