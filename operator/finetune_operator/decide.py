@@ -149,7 +149,7 @@ def _train(
         if any(job.pods_lag_behind for job in gang):
             return Decision(status, wake_after_seconds=_LOOK_AGAIN_SECONDS)
         return Decision(tell.succeeded(status, moment, _result(gang)))
-    obstacle = _obstacle(wanted, observed)
+    obstacle = _obstacle(wanted, observed) or (None if whole else _former_gang(observed))
     apply = _to_apply(wanted, observed) if obstacle is None else ()
     if whole and all(job.running or job.state is JobState.SUCCEEDED for job in gang):
         status = tell.running(status, moment, plan.num_nodes, observed.series)
@@ -244,6 +244,21 @@ def _obstacle(wanted: Sequence[Manifest], observed: Observed) -> Trouble | None:
         return observed.obstacle
     foreign = observed.foreign(object_key(manifest) for manifest in wanted)
     return None if foreign is None else name_taken(foreign.key)
+
+
+def _former_gang(observed: Observed) -> Trouble | None:
+    """Tell of training pods whose Job was deleted and that still end, up to two minutes after it.
+
+    They hold their GPUs, and they have the names under which the pods of the next gang would find each other.
+    """
+    if not observed.pods_leaving:
+        return None
+    pod = observed.pods_leaving[0]
+    return Trouble(
+        ConditionReason.PODS_LEAVING,
+        f"Pod {pod} of a training that was deleted is still ending; the new one starts as soon as it is gone. If its "
+        f"node is lost for good, remove it with `kubectl delete pod {pod} --force`.",
+    )
 
 
 def name_taken(key: ObjectKey) -> Trouble:

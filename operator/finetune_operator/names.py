@@ -155,6 +155,7 @@ class ConditionReason(StrEnum):
     CLAIM_PENDING = "ClaimPending"
     STORAGE_CLASS_MISSING = "StorageClassMissing"
     NAME_TAKEN = "NameTaken"
+    PODS_LEAVING = "PodsLeaving"
     REFUSED = "Refused"
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"

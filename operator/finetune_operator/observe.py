@@ -118,6 +118,8 @@ class Observed:
     """What rank 0's exporter says, by series name, when it was asked and answered."""
     obstacle: Trouble | None = None
     """Why the API server would not make a child."""
+    pods_leaving: tuple[str, ...] = ()
+    """Training pods that have not ended and whose Job is gone, by name."""
 
     def foreign(self, keys: Iterable[ObjectKey]) -> Child | None:
         """Return the first of these objects that is there and belongs to somebody else."""
@@ -161,6 +163,7 @@ def observe(
         claims_pending=any(causes.is_pending_claim(body) for body in children),
         series=series,
         obstacle=obstacle,
+        pods_leaving=_pods_leaving(children, {job.child.uid for _, job in jobs}),
     )
 
 
@@ -274,6 +277,17 @@ def _claim_trouble(children: Sequence[Body], warnings: WarningsByObject) -> Trou
             if trouble is not None:
                 return trouble
     return None
+
+
+def _pods_leaving(children: Sequence[Body], job_uids: set[str]) -> tuple[str, ...]:
+    return tuple(
+        body["metadata"]["name"]
+        for body in sorted(children, key=object_key)
+        if body["kind"] == "Pod"
+        and _label(body, Label.STAGE) == Stage.TRAIN
+        and _owner_uid(body) not in job_uids
+        and not causes.has_ended(body)
+    )
 
 
 def _label(body: Body, label: Label) -> str | None:

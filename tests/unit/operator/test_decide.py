@@ -221,6 +221,35 @@ def test_children_of_a_deleted_job_of_the_same_name_are_waited_out() -> None:
     assert world.condition("Prepared")[1] == "NameTaken"
 
 
+def test_a_gang_is_made_only_when_the_pods_of_a_deleted_one_are_gone() -> None:
+    world = World(TWO_NODES)
+    world.settle()
+    world.bind_claims()
+    former = world.stored(objects.pod("calls-a1-node-0-old", owner_uid="of-a-deleted-job", **objects.running()))
+    former["metadata"]["labels"] |= {"finetune.dev/stage": "train", "finetune.dev/attempt": "1"}
+    world.put(former)
+    world.set_pods(PREPARE, objects.ended(objects.PREPARED_MESSAGE))
+    world.finish_jobs(PREPARE, "Complete")
+    decision = world.settle()
+    assert (decision.apply, world.jobs(TRAIN)) == ((), [])
+    assert (world.status.phase, world.status.reason) == ("Pending", "PodsLeaving")
+    assert "calls-a1-node-0-old" in world.condition("Running")[2]
+    assert decision.wake_after_seconds is not None
+    former["status"] = objects.ended("", exit_code=143)
+    world.settle()
+    assert world.names("Job") == ["calls-a1-node", "calls-prepare"]
+    assert world.status.phase == "Starting"
+
+
+def test_a_gang_that_runs_does_not_mind_a_stray_pod() -> None:
+    world = World(TWO_NODES).until_running()
+    stray = world.stored(objects.pod("stray", owner_uid="of-nobody", **objects.running()))
+    stray["metadata"]["labels"]["finetune.dev/stage"] = "train"
+    world.put(stray)
+    world.settle()
+    assert world.status.phase == "Running"
+
+
 def test_the_claims_that_a_deleted_job_of_the_same_name_left_are_used_again() -> None:
     former = World(TWO_NODES)
     former.settle()
