@@ -30,7 +30,7 @@ from finetune_trainer import cache
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.template import TOKENIZER_FILES
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.weights import WEIGHT_FILE_PATTERNS
+from finetune_trainer.weights import SHARDS, WHOLE_FILE, weight_file_names
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +111,12 @@ def fetch_model(hub: Hub, snapshot: Snapshot, models: Path, check: Callable[[Pat
     Raises:
         TrainerError: MODEL_UNAVAILABLE, MODEL_UNSUPPORTED, STORAGE_FULL, or what `check` raises.
     """
-    weights = _matching(snapshot, WEIGHT_FILE_PATTERNS)
+    weights = weight_file_names(snapshot.sizes)
     if not weights:
         raise TrainerError(
             Reason.MODEL_UNSUPPORTED,
-            f"{snapshot.repository}: has no model.safetensors or model-*-of-*.safetensors; weights in other formats "
-            "(.bin, .pth, .gguf) are not read",
+            f"{snapshot.repository}: has no {WHOLE_FILE} or {SHARDS}; weights in other formats (.bin, .pth, .gguf) "
+            "are not read",
         )
 
     def fill(directory: Path) -> None:

@@ -20,7 +20,7 @@ from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.loss import summed_cross_entropy
-from finetune_trainer.weights import WEIGHT_FILE_PATTERNS
+from finetune_trainer.weights import find_weight_files, is_passed_over
 
 # NB: torchao 0.15.0 warns that its C++ kernels do not load with this torch; nothing here uses them
 # (https://github.com/pytorch/ao/issues/2919).
@@ -179,17 +179,13 @@ def read_weights(directory: Path, shape: ModelShape) -> Iterator[tuple[str, torc
         TrainerError: MODEL_UNAVAILABLE when there is no readable safetensors file, MODEL_UNSUPPORTED when a weight
             has a name that no supported model has.
     """
-    paths = sorted(path for pattern in WEIGHT_FILE_PATTERNS for path in directory.glob(pattern))
-    if not paths:
-        raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{directory}: has no file {' or '.join(WEIGHT_FILE_PATTERNS)}")
     convert = _conversion(shape)
-    for path in paths:
+    for path in find_weight_files(directory):
         try:
             with safe_open(path, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 (no mapping)
-                    if name == "lm_head.weight" and shape.tied_embeddings:
-                        continue
-                    yield from _converted(convert, name, weights.get_tensor(name), path)
+                    if not is_passed_over(name, shape):
+                        yield from _converted(convert, name, weights.get_tensor(name), path)
         except (OSError, SafetensorError) as error:
             raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{path}: cannot be read: {error}") from error
 

@@ -5,7 +5,10 @@ in no time, and without torch.
 """
 
 import json
+import re
 import struct
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from finetune_trainer.errors import TrainerError
 
 # Names of weight files in the Hugging Face layout.
 # NB: Mistral's repositories hold the same weights a second time as consolidated*.safetensors.
-WEIGHT_FILE_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
+WHOLE_FILE, SHARDS = "model.safetensors", "model-*-of-*.safetensors"
+# Tables that the first Llama and Mistral checkpoints hold for each layer; they follow from config.json.
+_ROTARY_TABLE = re.compile(r"rotary_emb\.inv_freq$")
 READABLE_TYPES = frozenset({"F32", "BF16", "F16"})
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 
@@ -23,34 +28,66 @@ TensorHeaders = dict[str, dict[str, Any]]
 
 
 def check_weights(directory: Path, shape: ModelShape) -> None:
-    """Check that every weight of a model is there, in its shape, unquantised and whole.
+    """Check that every weight of a model is there, in its shape, unquantised and whole, and no other.
 
     Raises:
         TrainerError: MODEL_UNAVAILABLE for missing or damaged files, MODEL_UNSUPPORTED for weights of another model.
     """
-    files = sorted(file for pattern in WEIGHT_FILE_PATTERNS for file in directory.glob(pattern))
-    if not files:
-        raise TrainerError(
-            Reason.MODEL_UNAVAILABLE, f"{directory}: has no weight file {' or '.join(WEIGHT_FILE_PATTERNS)}"
-        )
     found: TensorHeaders = {}
-    for file in files:
-        found |= _read_header(file)
     problems = []
-    for name, expected in expected_weights(shape).items():
-        header = found.get(name)
-        if header is None:
+    for file in find_weight_files(directory):
+        header = _read_header(file)
+        problems += [f"{name} is in several files" for name in header if name in found]
+        found |= header
+    expected_shapes = expected_weights(shape)
+    for name in found:
+        if name not in expected_shapes and not is_passed_over(name, shape):
+            problems.append(f"{name} belongs to no such model")
+    for name, expected in expected_shapes.items():
+        tensor = found.get(name)
+        if tensor is None:
             problems.append(f"{name} is missing")
-        elif tuple(header["shape"]) != expected:
-            problems.append(f"{name} is {header['shape']}, expected {list(expected)}")
-        elif header["dtype"] not in READABLE_TYPES:
-            problems.append(f"{name} is of type {header['dtype']}, expected one of {', '.join(sorted(READABLE_TYPES))}")
+        elif tuple(tensor["shape"]) != expected:
+            problems.append(f"{name} is {tensor['shape']}, expected {list(expected)}")
+        elif tensor["dtype"] not in READABLE_TYPES:
+            problems.append(f"{name} is of type {tensor['dtype']}, expected one of {', '.join(sorted(READABLE_TYPES))}")
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise TrainerError(
             Reason.MODEL_UNSUPPORTED,
             f"{directory}: the weights are not those that config.json describes: {'; '.join(problems[:3])}{more}",
         )
+
+
+def weight_file_names(names: Iterable[str]) -> list[str]:
+    """Return which of a model's files hold its weights.
+
+    Where there is a whole file and shards besides, transformers reads the whole file, and so does this trainer.
+    """
+    found = sorted(names)
+    if WHOLE_FILE in found:
+        return [WHOLE_FILE]
+    return [name for name in found if fnmatch(name, SHARDS)]
+
+
+def find_weight_files(directory: Path) -> list[Path]:
+    """Return the files in a model's directory that hold its weights.
+
+    Raises:
+        TrainerError: MODEL_UNAVAILABLE when there is none.
+    """
+    names = weight_file_names(file.name for file in directory.iterdir())
+    if not names:
+        raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{directory}: has no weight file {WHOLE_FILE} or {SHARDS}")
+    return [directory / name for name in names]
+
+
+def is_passed_over(name: str, shape: ModelShape) -> bool:
+    """Say whether a tensor of a weight file is not read, as transformers does not read it either.
+
+    That is a rotary table of an old checkpoint, or a head beside embeddings that serve as the head.
+    """
+    return bool(_ROTARY_TABLE.search(name)) or (name == "lm_head.weight" and shape.tied_embeddings)
 
 
 def expected_weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
@@ -78,10 +115,10 @@ def _read_header(file: Path) -> TensorHeaders:
         with file.open("rb") as content:
             (num_bytes,) = struct.unpack("<Q", content.read(8))
             header: TensorHeaders = json.loads(content.read(min(num_bytes, MAX_HEADER_BYTES)))
-    except (OSError, ValueError, struct.error) as error:
+        header.pop("__metadata__", None)
+        end = 8 + num_bytes + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, struct.error) as error:
         raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{file}: cannot be read as safetensors: {error}") from error
-    header.pop("__metadata__", None)
-    end = 8 + num_bytes + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     if file.stat().st_size != end:
         raise TrainerError(
             Reason.MODEL_UNAVAILABLE,

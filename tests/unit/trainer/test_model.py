@@ -120,6 +120,18 @@ def test_weights_that_do_not_fit_the_config_are_refused_by_name(tmp_path: Path, 
     assert caught.value.reason is Reason.MODEL_UNSUPPORTED
 
 
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2"])
+def test_rotary_tables_of_old_checkpoints_are_passed_over(tmp_path: Path, model_type: str) -> None:
+    write_tiny_model(tmp_path, model_type)
+    with torch.no_grad():
+        expected = load(tmp_path).logits(all_trained(TOKENS))
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
+    save_file(weights, tmp_path / "model.safetensors")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path).logits(all_trained(TOKENS)), expected)
+
+
 def test_a_damaged_weights_file_is_named(tmp_path: Path) -> None:
     write_tiny_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)

@@ -78,7 +78,11 @@ def test_a_file_that_was_copied_by_half_is_unavailable(tmp_path: Path) -> None:
     assert "copy it again" in error.message
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x02\x00\x00\x00\x00\x00\x00\x00{]"])
+def header(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, header(b"{]"), header(b"[]"), header(b'{"a": {}}')])
 def test_a_file_that_is_no_safetensors_is_unavailable(content: bytes, tmp_path: Path) -> None:
     write_chat_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -91,3 +95,36 @@ def test_a_directory_without_weights_is_unavailable(tmp_path: Path) -> None:
     write_chat_model(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "consolidated.safetensors")
     assert refusal(tmp_path).reason is Reason.MODEL_UNAVAILABLE
+
+
+ROTARY_TABLE = "model.layers.1.self_attn.rotary_emb.inv_freq"
+
+
+@pytest.mark.parametrize("name", [ROTARY_TABLE, "lm_head.weight"])
+def test_tensors_that_no_reader_of_the_checkpoint_needs_are_passed_over(name: str, tmp_path: Path) -> None:
+    write_chat_model(tmp_path, tie_word_embeddings=True)
+    change_weights(tmp_path, lambda weights: weights.update({name: np.zeros(4, np.float32)}))
+    check_weights(tmp_path, read_shape(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight"])
+def test_a_weight_that_the_model_does_not_have_is_refused(name: str, tmp_path: Path) -> None:
+    write_chat_model(tmp_path)
+    change_weights(tmp_path, lambda weights: weights.update({name: np.zeros(8, np.float32)}))
+    error = refusal(tmp_path)
+    assert error.reason is Reason.MODEL_UNSUPPORTED
+    assert f"{name} belongs to no such model" in error.message
+
+
+def test_beside_a_whole_file_shards_are_not_read(tmp_path: Path) -> None:
+    write_chat_model(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"of another time")
+    check_weights(tmp_path, read_shape(tmp_path))
+
+
+def test_shards_of_two_sets_in_one_directory_are_refused(tmp_path: Path) -> None:
+    write_chat_model(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(content)
+    assert "is in several files" in refusal(tmp_path).message
