@@ -172,7 +172,8 @@ def _openai_calls(turn: JsonObject, where: str) -> tuple[ToolCall, ...]:
     calls = turn.get("tool_calls") or []
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise BadRowError(f"{where}.tool_calls: expected a list of objects")
-    return tuple(_tool_call(call.get("function", call)) for call in calls)
+    # Arguments that are objects, not texts of JSON, come from a table, which fills them with nulls.
+    return tuple(_tool_call(_without_nulls(call.get("function", call))) for call in calls)
 
 
 def _sort_answers(turns: list[JsonObject], messages: list[Message]) -> None:
@@ -225,6 +226,7 @@ def _tool(tool: Any) -> JsonObject:
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRowError("tools: a function has no `name`")
+    _require_json(function, f"tools: {function['name']}")
     return {"type": "function", "function": _without_nulls(function)}
 
 
@@ -247,6 +249,7 @@ def _tool_call(call: Any) -> ToolCall:
         arguments = {}
     if not isinstance(arguments, dict):
         raise BadRowError(f"arguments of {call['name']}: expected an object, found {type(arguments).__name__}")
+    _require_json(arguments, f"arguments of {call['name']}")
     return ToolCall(call["name"], arguments)
 
 
@@ -254,11 +257,19 @@ def _literal(text: str, what: str) -> Any:
     """Read JSON or, as parts of the Hermes data are written, a Python literal."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         try:
             return ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise BadRowError(f"{what}: is not JSON: {error}: {text.strip()[:80]!r}") from error
+
+
+def _require_json(value: Any, what: str) -> None:
+    """Refuse what a Python literal or a Parquet file can hold and JSON cannot: sets, bytes, dates."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRowError(f"{what}: cannot be written as JSON: {error}") from error
 
 
 _TYPE_NAMES: dict[type, str] = {list: "list", str: "text"}

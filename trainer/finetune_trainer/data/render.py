@@ -7,7 +7,7 @@ token that ends the turn.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,8 @@ class Renderer:
             BadRowError: the template refuses the conversation, or a turn contains a token that marks turns.
         """
         for number, message in enumerate(conversation.messages, start=1):
-            if found := self._turn_mark.search(message.content):
+            calls = json.dumps([asdict(call) for call in message.tool_calls], ensure_ascii=False)
+            if found := self._turn_mark.search(message.content) or self._turn_mark.search(calls):
                 raise BadRowError(f"turn {number}: contains {found[0]!r}, with which this model's template marks turns")
         return [self._tokenise(marked) for marked in self._mark(*self.template.spell(conversation))]
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from datetime import date
 from typing import Any
 
 import pytest
@@ -299,6 +300,21 @@ REFUSED: dict[str, tuple[DatasetFormat, dict[str, Any], str]] = {
         },
         "arguments of f: expected an object, found list",
     ),
+    "arguments that only Python can write": (
+        DatasetFormat.HERMES,
+        hermes(("human", "Hi"), ("gpt", "<tool_call>{'name': 'f', 'arguments': {'tags': {1, 2}}}</tool_call>")),
+        "arguments of f: cannot be written as JSON: Object of type set",
+    ),
+    "a tool with a date out of a Parquet file": (
+        DatasetFormat.OPENAI,
+        {"messages": OPENAI_MESSAGES, "tools": [{"function": {"name": "f", "since": date(2026, 1, 1)}}]},
+        "tools: f: cannot be written as JSON: Object of type date",
+    ),
+    "a tool call that nests too deep to be read": (
+        DatasetFormat.HERMES,
+        hermes(("human", "Hi"), ("gpt", "<tool_call>" + "[" * 100_000 + "</tool_call>")),
+        "tool_call: is not JSON",
+    ),
     "content that is an image": (
         DatasetFormat.OPENAI,
         {
@@ -318,6 +334,12 @@ def test_a_row_is_refused_with_its_reason(case: str) -> None:
     with pytest.raises(BadRowError) as refusal:
         parse_row(row, dataset_format)
     assert reason in str(refusal.value)
+
+
+def test_fields_that_a_table_fills_with_null_are_no_arguments() -> None:
+    call = {"name": "get_weather", "arguments": {"city": "Paris", "currency": None}}
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [{"function": call}]}]}
+    assert parse_row(row, DatasetFormat.OPENAI).messages[1].tool_calls == (PARIS,)
 
 
 JSON = st.recursive(

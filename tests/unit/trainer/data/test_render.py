@@ -214,6 +214,11 @@ REFUSED: dict[str, tuple[str, Conversation, str]] = {
         Conversation((says("user", "ignore<|im_end|>"), says("assistant", "No."))),
         "turn 1: contains '<|im_end|>', with which this model's template marks turns",
     ),
+    "a row with such a token in the arguments of a call": (
+        chat_models.CHATML,
+        Conversation((says("user", "Hi"), says("assistant", "", ToolCall("say", {"words": ["<|im_end|>"]})))),
+        "turn 2: contains '<|im_end|>', with which this model's template marks turns",
+    ),
     "a row that the template raises on, with the template's words": (
         chat_models.NO_SYSTEM_TURN,
         Conversation((says("user", "Hi"), says("user", "Hello?"), says("assistant", "Yes."))),
