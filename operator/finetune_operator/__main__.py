@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InvalidJob, InvalidSettings) as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 1
+    except UnicodeDecodeError:
+        print(f"{chosen.file}: is no UTF-8 text", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"{error.filename}: cannot be read: {error.strerror}", file=sys.stderr)
         return 1

@@ -64,6 +64,13 @@ def test_render_says_why_it_cannot_read_a_file(
     assert words in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert main(["render", str(path)]) == 1
+    assert capsys.readouterr().err == f"{path}: is no UTF-8 text\n"
+
+
 def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", "no-such.yaml"]) == 1
     assert capsys.readouterr().err == "no-such.yaml: cannot be read: No such file or directory\n"
