@@ -4,7 +4,7 @@
     python -m dev.generate --check    compares, and ends with 1 when a file differs
 
 Generated are the CRD (from the pydantic models), its copy in the chart, the plain manifest (from the chart), and the
-reference pages (from the CRD, the chart's values and the series that the exporters register).
+reference page of FineTuneJob (from the CRD).
 """
 
 import argparse

@@ -259,7 +259,8 @@ class FineTuneJobSpec(TrainerSpec):
     secret_name: ObjectName | None = Field(
         default=None,
         description="Secret of the job's namespace with the keys HF_TOKEN and WANDB_API_KEY, either of which may be "
-        "missing. Its values reach the containers as environment variables and nothing else.",
+        "missing; a Secret that is not there counts as an empty one. Its values reach the containers as environment "
+        "variables and nothing else.",
     )
 
     @model_validator(mode="after")
