@@ -78,15 +78,22 @@ class Reconciler:
         return decide(plan, observed, moment.now, self._settings.progress_interval_seconds)
 
     async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
-        """Fetch the existing claims that the job names, until they are bound: no watch tells of them."""
+        """Fetch the claims that the job names, until it is accepted and they are bound: no watch tells of them.
+
+        A job that was refused for a claim goes on when that claim is made anew as it should be.
+        """
+        accepted = answer(job.status, ConditionType.ACCEPTED) is ConditionStatus.TRUE
         for storage in (job.spec.storage.shared, job.spec.storage.network):
             if storage is None or storage.claim_name is None:
                 continue
             known = self._store.find(key, ObjectKey(_CLAIM, storage.claim_name))
-            if known is None or is_pending_claim(known):
-                claim = await self._cluster.find(_CLAIM, key, storage.claim_name)
-                if claim is not None:
-                    self._store.see(claim, key)
+            if accepted and known is not None and not is_pending_claim(known):
+                continue
+            claim = await self._cluster.find(_CLAIM, key, storage.claim_name)
+            if claim is not None:
+                self._store.see(claim, key)
+            elif known is not None:
+                self._store.forget(known, key)
 
     async def _observe(self, key: JobKey, plan: Plan, now: datetime, obstacle: Trouble | None) -> Observed:
         job_uid, children = plan.job.metadata.uid, self._store.children(key)

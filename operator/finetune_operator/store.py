@@ -82,9 +82,14 @@ class Store:
             objects[object_key(body)] = _without_managed_fields(body)
         return key
 
-    def forget(self, body: Body) -> JobKey | None:
-        """Forget a deleted object and return which job it belonged to; a newer one of its name is kept."""
-        key = job_key(body)
+    def forget(self, body: Body, key: JobKey | None = None) -> JobKey | None:
+        """Forget a deleted object and return which job it belonged to; a newer one of its name is kept.
+
+        Args:
+            body: the object, as it was last seen.
+            key: the job that it belonged to, where its label does not tell.
+        """
+        key = key or job_key(body)
         objects = self._objects.get(key, {}) if key is not None else {}
         known = objects.get(object_key(body))
         if key is not None and known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:

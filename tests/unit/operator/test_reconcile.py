@@ -1,0 +1,112 @@
+"""One look at a job after the other, against a server that keeps what it is sent."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from kubernetes.aio import client
+
+from finetune_operator.cluster import Cluster
+from finetune_operator.metrics import Metrics
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.store import JobKey, Store
+from tests.factories import SETTINGS, manifest
+from tests.unit.operator import kubernetes_objects as objects
+
+CALLS = JobKey("team-a", "calls")
+NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+CORE = "/api/v1/namespaces/team-a"
+JOB = "/apis/finetune.dev/v1alpha1/namespaces/team-a/finetunejobs/calls"
+CLAIM = f"{CORE}/persistentvolumeclaims/data"
+ON_TWO_NODES = {
+    "storage": {"shared": {"claimName": "data", "size": None, "storageClassName": None}},
+    "compute": {"nodes": 2},
+}
+
+
+class ApiServer:
+    """Objects by their path; each write gives a new version, and every request is remembered."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.version = 0
+
+    def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.version += 1
+        metadata = {"uid": f"uid-{self.version}", "creationTimestamp": NOW.isoformat(), **body["metadata"]}
+        self.objects[path] = {**body, "metadata": metadata | {"resourceVersion": str(self.version)}}
+        return self.objects[path]
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.requests.append((request.method, request.path))
+        path = request.path.removesuffix("/status")
+        if request.method == "GET":
+            found = self.objects.get(path)
+            return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
+        sent = json.loads(await request.text())
+        if request.path.endswith("/status"):
+            sent = self.objects[path] | {"status": sent["status"]}
+        return web.json_response(self.put(path, sent) if request.method == "PATCH" else sent)
+
+    def told(self) -> tuple[str, str]:
+        """Return the job's phase and reason."""
+        status = self.objects[JOB]["status"]
+        return status["phase"], status["reason"]
+
+
+@asynccontextmanager
+async def looking_at(spec: dict[str, Any]) -> AsyncIterator[tuple[ApiServer, Reconciler]]:
+    server, store = ApiServer(), Store()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", server.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    cluster = Cluster(client.ApiClient(client.Configuration(host=f"http://{host}:{port}")), Metrics())
+    store.see(server.put(JOB, manifest(spec)))
+    try:
+        yield server, Reconciler(cluster, store, SETTINGS, Metrics(), lambda: NOW)
+    finally:
+        await cluster.close()
+        await runner.cleanup()
+
+
+async def test_a_job_refused_for_a_claim_goes_on_when_the_claim_is_made_anew() -> None:
+    async with looking_at(ON_TWO_NODES) as (server, reconciler):
+        server.put(CLAIM, objects.claim("data", access_mode="ReadWriteOnce"))
+        await reconciler.reconcile(CALLS)
+        assert server.told() == ("Failed", "InvalidSpec")
+        del server.objects[CLAIM]
+        await reconciler.reconcile(CALLS)
+        assert server.told() == ("Pending", "ClaimMissing")
+        server.put(CLAIM, objects.claim("data", access_mode="ReadWriteMany"))
+        await reconciler.reconcile(CALLS)
+        assert server.told() == ("Pending", "Preparing")
+
+
+async def test_a_bound_claim_of_an_accepted_job_is_not_asked_for_again() -> None:
+    async with looking_at(ON_TWO_NODES) as (server, reconciler):
+        server.put(CLAIM, objects.claim("data"))
+        await reconciler.reconcile(CALLS)
+        server.requests.clear()
+        await reconciler.reconcile(CALLS)
+        assert server.requests == []
+
+
+async def test_the_first_look_makes_the_children_before_it_tells_of_them() -> None:
+    async with looking_at({}) as (server, reconciler):
+        await reconciler.reconcile(CALLS)
+        written = [path.removeprefix(CORE) for method, path in server.requests if method != "GET"]
+        assert written == [
+            "/persistentvolumeclaims/calls-shared",
+            "/configmaps/calls-config",
+            "/apis/batch/v1/namespaces/team-a/jobs/calls-prepare",
+            f"{JOB}/status",
+            "/events",
+            "/events",
+        ]
