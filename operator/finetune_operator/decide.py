@@ -243,7 +243,9 @@ def _obstacle(wanted: Sequence[Manifest], observed: Observed) -> Trouble | None:
     if observed.obstacle is not None:
         return observed.obstacle
     foreign = observed.foreign(object_key(manifest) for manifest in wanted)
-    return None if foreign is None else name_taken(foreign.key)
+    if foreign is None:
+        return None
+    return _former_child(foreign.key) if foreign.former else name_taken(foreign.key)
 
 
 def _former_gang(observed: Observed) -> Trouble | None:
@@ -255,9 +257,18 @@ def _former_gang(observed: Observed) -> Trouble | None:
         return None
     pod = observed.pods_leaving[0]
     return Trouble(
-        ConditionReason.PODS_LEAVING,
+        ConditionReason.FORMER_JOB_LEAVING,
         f"Pod {pod} of a training that was deleted is still ending; the new one starts as soon as it is gone. If its "
         f"node is lost for good, remove it with `kubectl delete pod {pod} --force`.",
+    )
+
+
+def _former_child(key: ObjectKey) -> Trouble:
+    """Tell of an object of a deleted job of this name; to delete a job and apply it anew is how its spec is changed."""
+    return Trouble(
+        ConditionReason.FORMER_JOB_LEAVING,
+        f"The cluster is removing what a deleted job of this name left behind ({key.kind} {key.name}); this job goes "
+        "on as soon as it is gone.",
     )
 
 
@@ -265,8 +276,7 @@ def name_taken(key: ObjectKey) -> Trouble:
     """Tell that an object which this job needs is there and belongs to somebody else."""
     return Trouble(
         ConditionReason.NAME_TAKEN,
-        f"{key.kind} {key.name} exists and does not belong to this job. Delete it, or give the job another name; what "
-        "a deleted job of this name left behind goes by itself in a moment.",
+        f"{key.kind} {key.name} exists and does not belong to this job. Delete it, or give the job another name.",
     )
 
 

@@ -155,7 +155,7 @@ class ConditionReason(StrEnum):
     CLAIM_PENDING = "ClaimPending"
     STORAGE_CLASS_MISSING = "StorageClassMissing"
     NAME_TAKEN = "NameTaken"
-    PODS_LEAVING = "PodsLeaving"
+    FORMER_JOB_LEAVING = "FormerJobLeaving"
     REFUSED = "Refused"
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"

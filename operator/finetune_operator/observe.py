@@ -46,6 +46,8 @@ class Child:
     """Digest of the manifest that it was made from."""
     ours: bool
     """Whether this job owns it. A claim counts as ours when it was made for a job of this name and kept."""
+    former: bool
+    """Whether a deleted FineTuneJob owned it, as far as names tell: the garbage collector is about to take it."""
     deleting: bool
 
 
@@ -219,6 +221,7 @@ def _child(body: Body, job_uid: str) -> Child:
         uid=metadata["uid"],
         digest=metadata.get("annotations", {}).get(names.Annotation.MANIFEST_DIGEST),
         ours=belongs_to(body, job_uid),
+        former=_was_owned_by_another_job(body, job_uid),
         deleting=metadata.get("deletionTimestamp") is not None,
     )
 
@@ -300,6 +303,16 @@ def _owner_uid(body: Body) -> str | None:
         if reference.get("controller"):
             return str(reference["uid"])
     return None
+
+
+def _was_owned_by_another_job(body: Body, job_uid: str) -> bool:
+    """Whether the FineTuneJob that owns an object had the name of this one: two of a name are never there at once."""
+    return any(
+        reference.get("kind") == names.KIND
+        and reference.get("name") == _label(body, Label.JOB)
+        and reference["uid"] != job_uid
+        for reference in body["metadata"].get("ownerReferences") or ()
+    )
 
 
 def _age(body: Body, now: datetime) -> timedelta:

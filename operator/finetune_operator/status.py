@@ -213,6 +213,7 @@ _GOOD_REASONS = frozenset(
         ConditionReason.STARTING,
         ConditionReason.RUNNING,
         ConditionReason.SUCCEEDED,
+        ConditionReason.FORMER_JOB_LEAVING,
     }
 )
 Answers = dict[ConditionType, tuple[ConditionStatus, Trouble]]

@@ -218,7 +218,8 @@ def test_children_of_a_deleted_job_of_the_same_name_are_waited_out() -> None:
                 reference["uid"] = "uid-of-the-former-job"
     decision = world.settle()
     assert (decision.apply, decision.delete) == ((), ())
-    assert world.condition("Prepared")[1] == "NameTaken"
+    assert world.condition("Prepared")[1] == "FormerJobLeaving"
+    assert ("Normal", "FormerJobLeaving") in [(event.type.value, event.reason) for event in world.events]
 
 
 def test_a_gang_is_made_only_when_the_pods_of_a_deleted_one_are_gone() -> None:
@@ -232,7 +233,7 @@ def test_a_gang_is_made_only_when_the_pods_of_a_deleted_one_are_gone() -> None:
     world.finish_jobs(PREPARE, "Complete")
     decision = world.settle()
     assert (decision.apply, world.jobs(TRAIN)) == ((), [])
-    assert (world.status.phase, world.status.reason) == ("Pending", "PodsLeaving")
+    assert (world.status.phase, world.status.reason) == ("Pending", "FormerJobLeaving")
     assert "calls-a1-node-0-old" in world.condition("Running")[2]
     assert decision.wake_after_seconds is not None
     former["status"] = objects.ended("", exit_code=143)
