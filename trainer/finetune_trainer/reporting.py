@@ -4,7 +4,7 @@ Global rank 0 speaks for all; every other process has a reporter that says nothi
 is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,8 +69,7 @@ class RankZeroReporter(Reporter):
         """Tell that a step was done; people hear of the first, the last, and each so many."""
         self._metrics.record_step(record)
         self._log.record_step(record)
-        if self._tracker is not None:
-            self._tracker.record_step(record)
+        self._track(lambda tracker: tracker.record_step(record))
         self._seconds += record.seconds
         is_due = record.step % self._log_every_steps == 0
         if is_due or record.step in (self._resumed_step + 1, self._steps_total):
@@ -84,12 +83,20 @@ class RankZeroReporter(Reporter):
 
     def finish(self, report: TrainedReport) -> None:
         """Tell how the run ended."""
-        if self._tracker is not None:
-            self._tracker.finish(report.model_dump())
+        self._track(lambda tracker: tracker.finish(report.model_dump()))
         self.say(
             f"trained {report.steps} steps: loss {report.first_loss:.4f} -> {report.final_loss:.4f}, "
             f"{report.tokens} tokens, {report.tokens_per_second:.0f} tokens/s; adapter in {report.adapter_path}"
         )
+
+    def _track(self, tell: Callable[[WandbTracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            tell(self._tracker)
+        except TrackingError as error:
+            self._tracker = None
+            self.say(f"warning: no longer reporting to Weights & Biases: {error}")
 
 
 @contextmanager

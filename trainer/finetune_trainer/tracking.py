@@ -1,6 +1,7 @@
-"""Weights & Biases, for jobs that ask for it. A run is never stopped by it: why it is not reported is returned."""
+"""Weights & Biases, for jobs that ask for it. A run is never stopped by it: all that fails is a TrackingError."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class WandbTracker:
         import wandb  # takes a second to import, so only when it is asked for
 
         self._stop_service = wandb.teardown
-        try:
+        with _as_tracking_error():
             self._run = wandb.init(
                 project=settings.project,
                 entity=settings.entity,
@@ -59,18 +60,27 @@ class WandbTracker:
                 mode=settings.mode.value,
                 settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
             )
-        except wandb.Error as error:
-            raise TrackingError(str(error)) from error
 
     def record_step(self, record: StepRecord) -> None:
-        """Report a step; wandb sends it in the background."""
+        """Report a step; wandb sends it in the background. Raises TrackingError."""
         values = {name: value for name, value in asdict(record).items() if name != "step"}
-        self._run.log(values, step=record.step)
+        with _as_tracking_error():
+            self._run.log(values, step=record.step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Wait until everything has been sent or written."""
-        self._run.summary.update(dict(summary))
-        self._run.finish()
-        # NB: finish returns before the file of an offline run is written. wandb would wait for that when Python exits,
-        # but a process started by multiprocessing ends without calling what is registered for the exit.
-        self._stop_service()
+        """Wait until everything has been sent or written. Raises TrackingError."""
+        with _as_tracking_error():
+            self._run.summary.update(dict(summary))
+            self._run.finish()
+            # NB: finish returns before the file of an offline run is written. wandb would wait for that when Python
+            # exits, but a process started by multiprocessing ends without calling what is registered for the exit.
+            self._stop_service()
+
+
+@contextmanager
+def _as_tracking_error() -> Iterator[None]:
+    # wandb works in a process of its own, so anything may come: the kernel may have killed it, its disk may be full.
+    try:
+        yield
+    except Exception as error:
+        raise TrackingError(f"{type(error).__name__}: {error}") from error

@@ -1,13 +1,17 @@
+import multiprocessing
 from pathlib import Path
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
 from finetune_trainer.contract import series
+from finetune_trainer.contract.spec import Wandb, WandbMode
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.metrics import StepRecord, TrainingMetrics
 from finetune_trainer.reporting import RankZeroReporter, Reporter
 from finetune_trainer.runlog import RunLog
+from finetune_trainer.tracking import WandbTracker
 
 
 def record_of(step: int) -> StepRecord:
@@ -72,6 +76,31 @@ def test_the_last_line_says_what_came_out(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == (
         "trained 30 steps: loss 2.0000 -> 0.5000, 1000 tokens, 10 tokens/s; adapter in jobs/team-a/calls/7d0f/adapter\n"
     )
+
+
+def report_while_wandb_dies(directory: Path) -> None:
+    tracker = WandbTracker(Wandb(project="calls", mode=WandbMode.OFFLINE), "calls", "calls-7d0f", {}, directory, {})
+    with RunLog(directory, resumed_step=0) as log:
+        reporter = RankZeroReporter(log, TrainingMetrics(CollectorRegistry()), tracker, 0, 30, 10)
+        reporter.record_step(record_of(1))
+        (service,) = (child for child in psutil.Process().children() if "wandb" in child.name())
+        service.kill()
+        service.wait()
+        reporter.record_step(record_of(2))
+        reporter.record_step(record_of(3))
+        reporter.finish(REPORT)
+
+
+def test_a_run_goes_on_when_the_process_of_weights_and_biases_dies(tmp_path: Path) -> None:
+    # In a process of its own: wandb does not work any more in one that lost its.
+    process = multiprocessing.get_context("fork").Process(target=report_while_wandb_dies, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    told = (tmp_path / "training.log").read_text()
+    assert told.count("warning: no longer reporting to Weights & Biases: ") == 1
+    assert "trained 30 steps" in told
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
