@@ -5,6 +5,7 @@ anyway, those of the node are read when they are scraped, so a scrape never wait
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,8 +167,12 @@ def _gpu_series(peak_memory_bytes: dict[int, int]) -> Iterator[Metric]:
     )
     for index in range(pynvml.nvmlDeviceGetCount()):
         gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-        utilization.add_metric([str(index)], pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
-        used.add_metric([str(index)], pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+        # NB: a GPU in MIG mode has no utilisation, one without memory of its own no memory in use. A scrape that failed
+        # for that would take the loss and the step with it.
+        with suppress(pynvml.NVMLError):
+            utilization.add_metric([str(index)], pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
+        with suppress(pynvml.NVMLError):
+            used.add_metric([str(index)], pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
     for index, size in peak_memory_bytes.items():
         peak.add_metric([str(index)], size)
     yield utilization

@@ -1,6 +1,7 @@
 """The two log files of a run: training.log for people, metrics.jsonl for programs."""
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -68,11 +69,17 @@ def describe_step(record: StepRecord, steps_total: int, seconds_a_step: float) -
 def _keep_steps(path: Path, last_step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        # A process that was killed while it wrote leaves half a line, the last.
-        if line.endswith("\n") and json.loads(line)["step"] <= last_step:
-            kept.append(line)
+    # A process that was killed while it wrote leaves half a line, a node that lost its power anything at all.
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= last_step]
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
+
+
+def _step_of(line: str) -> float:
+    """Return the step that a line of metrics.jsonl tells of, infinity where it is no whole line."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -1,7 +1,9 @@
 import socket
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
@@ -116,6 +118,22 @@ def test_network_bytes_are_those_that_the_kernel_counts() -> None:
     counted = registry.get_sample_value(series.NETWORK_RECEIVE_BYTES_TOTAL, {"device": "lo"})
     assert counted is not None
     assert before + 100_000 <= counted <= _kernel_count("lo")
+
+
+def test_a_gpu_in_mig_mode_is_scraped_without_its_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_supported(_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", not_supported)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=5 << 30))
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(with_gpus=True, peak_memory_bytes=lambda: {0: 4 << 30}))
+    assert registry.get_sample_value(series.GPU_MEMORY_USED_BYTES, {"gpu": "0"}) == 5 << 30
+    assert registry.get_sample_value(series.GPU_MEMORY_PEAK_BYTES, {"gpu": "0"}) == 4 << 30
+    assert registry.get_sample_value(series.GPU_UTILIZATION_RATIO, {"gpu": "0"}) is None
 
 
 def _kernel_count(device: str) -> int:

@@ -60,6 +60,17 @@ def test_a_resumed_run_drops_the_steps_that_it_does_again_and_half_a_line(tmp_pa
     assert steps == [1, 2, 3]
 
 
+def test_lines_that_a_lost_node_left_unreadable_do_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    with RunLog(tmp_path, resumed_step=0) as log:
+        log.record_step(record_of(1))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\x00" * 64 + b"\n\xff\xfe\n7\n{}\n")
+    with RunLog(tmp_path, resumed_step=2) as log:
+        log.record_step(record_of(3))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 3]
+
+
 def test_a_network_disk_without_space_is_named(tmp_path: Path) -> None:
     tmp_path.joinpath("training.log").symlink_to("/dev/full")
     message = f"{tmp_path}: cannot be written: No space left on device"
