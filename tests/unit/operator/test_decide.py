@@ -59,6 +59,18 @@ def test_a_gang_runs_when_every_pod_of_it_runs() -> None:
     assert decision.wake_after_seconds == 10
 
 
+def test_a_gang_that_ran_does_not_start_again_while_its_pods_end_one_by_one() -> None:
+    world = World(TWO_NODES).until_prepared()
+    world.set_pods(TRAIN, objects.running())
+    world.settle()
+    first, _ = world.pods(TRAIN)
+    first["status"]["conditions"] = [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]
+    first["status"]["containerStatuses"][0] |= {"ready": False, "state": {"terminated": {"exitCode": 0}}}
+    world.settle()
+    assert world.status.phase == "Running"
+    assert [event.reason for event in world.events].count("Starting") == 1
+
+
 def test_progress_is_what_rank_0_says() -> None:
     world = World(TWO_NODES).until_running()
     world.series = {"finetune_step": 12, "finetune_steps_total": 30, "finetune_epoch": 1.2, "finetune_loss": 2.34567}
