@@ -3,14 +3,11 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from finetune_trainer.contract.job import JobFileError, read_job
 from finetune_trainer.contract.paths import JOB_FILE, NETWORK_MOUNT, SHARED_MOUNT, JobPaths
@@ -22,6 +19,7 @@ from finetune_trainer.contract.termination import (
     write_termination,
 )
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.stopping import Stopped, stop_on_sigterm
 
 # The root filesystem of a pod is read-only and its user has no home, so libraries keep what they write under /tmp.
 # They read these variables when they are imported.
@@ -45,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
+    # As the first process of a container it would otherwise not hear SIGTERM at all.
+    stop_on_sigterm(lambda signal_name: _leave_last_word(options, _stopped_by(signal_name)))
     termination = _run(options, os.environ)
-    if options.termination_log is not None or TERMINATION_LOG.exists():
-        write_termination(options.termination_log or TERMINATION_LOG, termination)
+    _leave_last_word(options, termination)
     if termination.reason is Reason.SUCCEEDED:
         print(termination.message)
         return 0
@@ -79,7 +78,7 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> Termina
     except JobFileError as error:
         return TerminationMessage(reason=Reason.INVALID_SPEC, message=str(error))
     except Stopped as stopped:
-        return TerminationMessage(reason=Reason.TERMINATED, message=f"stopped by {stopped} before it was done")
+        return _stopped_by(str(stopped))
     except KeyboardInterrupt:
         return TerminationMessage(reason=Reason.TERMINATED, message="stopped from the keyboard")
     except Exception as error:  # noqa: BLE001 - whatever it is, a person has to learn of it
@@ -87,10 +86,16 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> Termina
         return TerminationMessage(reason=Reason.ERROR, message=f"{type(error).__name__}: {error}; see the log")
 
 
+def _stopped_by(signal_name: str) -> TerminationMessage:
+    return TerminationMessage(reason=Reason.TERMINATED, message=f"stopped by {signal_name} before it was done")
+
+
+def _leave_last_word(options: argparse.Namespace, termination: TerminationMessage) -> None:
+    if options.termination_log is not None or TERMINATION_LOG.exists():
+        write_termination(options.termination_log or TERMINATION_LOG, termination)
+
+
 def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> TerminationMessage:
-    # Also for train, which may wait for its other nodes for a while: as the first process of a container it would
-    # otherwise not hear SIGTERM at all. Once it trains, the agent listens in its own way.
-    signal.signal(signal.SIGTERM, _stop)
     job = read_job(options.job)
     network = options.network or (NETWORK_MOUNT if NETWORK_MOUNT.is_dir() else None)
     paths = JobPaths.of(job, options.shared.resolve(), network)
@@ -121,14 +126,6 @@ def summarise(prepared: PreparedReport) -> str:
         f"({prepared.trained_tokens} trained), {prepared.total_steps} steps, about "
         f"{prepared.estimated_memory_bytes / (1 << 30):.1f} GiB of memory a process"
     )
-
-
-class Stopped(BaseException):
-    """A signal asked to stop. Not an Exception: libraries try imports and downloads again whatever Exception comes."""
-
-
-def _stop(signal_number: int, _: FrameType | None) -> NoReturn:
-    raise Stopped(signal.Signals(signal_number).name)
 
 
 if __name__ == "__main__":
