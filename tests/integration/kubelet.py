@@ -22,12 +22,15 @@ class Kubelet:
         self._job = job
 
     def pods(self, stage: str, count: int) -> list[Manifest]:
-        """Return the pods of a stage as soon as they are there, and only while they do not leave."""
+        """Return the pods of a stage as soon as they are there; not those that a deleted job of the name left."""
         found: list[Manifest] = []
+        selector = f"finetune.dev/job={self._job},{stage}"
 
         def all_there() -> bool:
-            found[:] = self._kubectl.items("pods", f"finetune.dev/job={self._job},{stage}")
-            found[:] = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+            owners = {self._kubectl.get("finetunejob", self._job)["metadata"]["uid"]}
+            jobs = _owned_by(owners, self._kubectl.items("jobs", selector))
+            pods = _owned_by({job["metadata"]["uid"] for job in jobs}, self._kubectl.items("pods", selector))
+            found[:] = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
             return len(found) == count
 
         self._kubectl.wait_until(f"{count} pods of {self._job} in {stage}", all_there, timeout_seconds=20)
@@ -52,3 +55,8 @@ class Kubelet:
     def finish_training(self, pods: list[Manifest]) -> None:
         for pod in pods:
             self.set_status(pod, ended(TRAINED_MESSAGE))
+
+
+def _owned_by(uids: set[str], bodies: list[Manifest]) -> list[Manifest]:
+    """Return the objects that one of the owners controls."""
+    return [body for body in bodies if body["metadata"]["ownerReferences"][0]["uid"] in uids]
