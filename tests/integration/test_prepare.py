@@ -196,7 +196,8 @@ def test_a_disk_that_fills_up_while_data_is_packed_leaves_nothing_half_written(
     process.communicate(timeout=60)
     message = last_word(tmp_path)
     assert (process.returncode, message.reason) == (1, Reason.STORAGE_FULL), message.message
-    assert "no space is left" in message.message
+    assert "cannot be written" in message.message
+    assert "Make the volume larger, or remove files" in message.message
     assert files_under(small_disk) == before
 
 

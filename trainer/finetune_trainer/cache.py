@@ -5,10 +5,8 @@ so and then, by a rename, its name. Whoever dies on the way leaves nothing that 
 the process that held it.
 """
 
-import errno
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from finetune_trainer.contract.termination import Reason
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.storage import flush
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +65,12 @@ def publish(entry: Path) -> None:
         str(file.relative_to(partial)): file.stat().st_size for file in sorted(partial.rglob("*")) if file.is_file()
     }
     for name in sizes:
-        _sync(partial / name)
+        flush(partial / name)
     (partial / READY_FILE).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-    _sync(partial / READY_FILE)
+    flush(partial / READY_FILE)
     shutil.rmtree(entry, ignore_errors=True)
     partial.rename(entry)
-    _sync(entry.parent)
+    flush(entry.parent)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -82,35 +79,8 @@ def write_atomically(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.partial")
     try:
         aside.write_text(text, encoding="utf-8")
-        _sync(aside)
+        flush(aside)
         aside.rename(path)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def storage_faults(filesystem: Path) -> Iterator[None]:
-    """Turn a full, read-only or foreign filesystem into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TrainerError(
-                Reason.STORAGE_FULL, f"{filesystem}: no space is left ({error}). Make the volume larger or remove files"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise TrainerError(
-                Reason.STORAGE_NOT_WRITABLE,
-                f"{filesystem}: cannot be written by user {os.getuid()} ({error}). The volume has to be writable for "
-                "the pod's fsGroup",
-            ) from error
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

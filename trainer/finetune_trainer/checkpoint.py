@@ -8,13 +8,10 @@ A directory is written under a name of its own, flushed to the disk and then ren
 is complete. Every process holds the whole adapter, so rank 0 writes alone and any number of processes can read.
 """
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from torch import nn
 
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.storage import flush, storage_errors
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,9 +31,6 @@ OPTIMIZER = "optimizer.safetensors"
 TRAINER_STATE = "trainer_state.json"
 STEP_PREFIX = "step-"
 OPTIMIZER_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 Tensors = dict[str, torch.Tensor]
 
@@ -181,39 +176,11 @@ def _write_directory(directory: Path, write: Callable[[Path], None]) -> None:
             partial.mkdir(parents=True)
             write(partial)
             for path in [*partial.iterdir(), partial]:
-                _flush(path)
+                flush(path)
             if directory.exists():
                 directory.rename(replaced)
             partial.rename(directory)
-            _flush(directory.parent)
+            flush(directory.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the filesystem into one that says which filesystem it was and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise TrainerError(
-                Reason.STORAGE_FULL, f"{path}: cannot be written: {error.strerror}. Free space, or enlarge the volume"
-            ) from error
-        if error.errno in _NOT_WRITABLE:
-            raise TrainerError(
-                Reason.STORAGE_NOT_WRITABLE,
-                f"{path}: cannot be written: {error.strerror}. The trainer runs as user {os.getuid()}: check the "
-                "volume's permissions and access mode",
-            ) from error
-        raise

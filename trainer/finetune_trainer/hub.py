@@ -30,6 +30,7 @@ from finetune_trainer import cache
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.template import TOKENIZER_FILES
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.storage import storage_errors
 from finetune_trainer.weights import SHARDS, WHOLE_FILE, weight_file_names
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _fetch(entry: Path, fill: Callable[[Path], None]) -> Path:
     if cache.is_ready(entry):
         logger.info("%s is in the cache", entry.name)
         return entry
-    with cache.storage_faults(entry.parent), cache.locked(entry):
+    with storage_errors(entry.parent), cache.locked(entry):
         if cache.is_ready(entry):  # made by the one whom we waited for
             return entry
         partial = cache.partial_directory(entry)

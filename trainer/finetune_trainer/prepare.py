@@ -25,6 +25,7 @@ from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.planner import GIB, TrainingPlan, make_plan
+from finetune_trainer.storage import storage_errors
 from finetune_trainer.weights import check_weights
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
     """
     spec = job.spec
     source = hub.Hub(environment.get(names.HUGGING_FACE_ENDPOINT), environment.get(names.HUGGING_FACE_TOKEN))
-    with cache.storage_faults(paths.shared):
+    with storage_errors(paths.shared):
         model_name, model_directory = find_model(spec, paths, source)
         shape = read_shape(model_directory)
         check_weights(model_directory, shape)

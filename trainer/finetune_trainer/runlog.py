@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from finetune_trainer.checkpoint import storage_errors
 from finetune_trainer.metrics import StepRecord
+from finetune_trainer.storage import storage_errors
 
 TRAINING_LOG = "training.log"
 METRICS_FILE = "metrics.jsonl"

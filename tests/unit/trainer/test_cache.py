@@ -1,6 +1,5 @@
 """Directories that are complete or not there."""
 
-import errno
 import logging
 import multiprocessing
 import os
@@ -12,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer import cache
-from finetune_trainer.contract.termination import Reason
-from finetune_trainer.errors import TrainerError
 
 
 def build(entry: Path, **files: str) -> None:
@@ -91,26 +88,3 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         cache.write_atomically(path, "three")
     assert path.read_text() == "two"
-
-
-FAULTS = {
-    "a full disk": (errno.ENOSPC, Reason.STORAGE_FULL, "larger"),
-    "a quota": (errno.EDQUOT, Reason.STORAGE_FULL, "larger"),
-    "a directory of another user": (errno.EACCES, Reason.STORAGE_NOT_WRITABLE, "fsGroup"),
-    "a read-only filesystem": (errno.EROFS, Reason.STORAGE_NOT_WRITABLE, "fsGroup"),
-}
-
-
-@pytest.mark.parametrize("case", FAULTS)
-def test_a_fault_of_the_filesystem_says_what_to_do(case: str, tmp_path: Path) -> None:
-    number, reason, advice = FAULTS[case]
-    with pytest.raises(TrainerError) as error, cache.storage_faults(tmp_path):
-        raise OSError(number, os.strerror(number))
-    assert error.value.reason is reason
-    assert str(tmp_path) in error.value.message
-    assert advice in error.value.message
-
-
-def test_another_fault_is_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), cache.storage_faults(tmp_path):
-        tmp_path.read_text()
