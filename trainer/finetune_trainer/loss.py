@@ -6,8 +6,7 @@ import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-# Logits of so many tokens exist at once: 1024 tokens of a vocabulary of 128k are 0.5 GB in fp32.
-CHUNK_TOKENS = 1024
+from finetune_trainer.planner import LOSS_CHUNK_TOKENS
 
 
 def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -36,8 +35,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: FunctionCtx, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        for start in range(0, len(hidden), CHUNK_TOKENS):
-            chunk = slice(start, start + CHUNK_TOKENS)
+        for start in range(0, len(hidden), LOSS_CHUNK_TOKENS):
+            chunk = slice(start, start + LOSS_CHUNK_TOKENS)
             logits = functional.linear(hidden[chunk], head).float()
             total += functional.cross_entropy(logits, targets[chunk], reduction="sum")
             # d(-log softmax(x)[t]) / dx = softmax(x) - onehot(t)

@@ -18,7 +18,8 @@ ASSUMED_GPU_MEMORY_BYTES = 24 * GIB
 WEIGHT_BYTES = {Precision.BF16: 2, Precision.FP32: 4}
 ADAPTER_BYTES = 4  # fp32: at usual learning rates most updates are smaller than the spacing of bf16 numbers
 ADAM_BYTES = 8  # two fp32 moments
-LOSS_CHUNK_TOKENS = 1024  # logits of so many tokens exist at once
+# Logits of so many tokens exist at once: 1024 tokens of a vocabulary of 128k are 0.5 GB in fp32.
+LOSS_CHUNK_TOKENS = 1024
 LOGIT_BYTES = 8  # two fp32 copies of the vocabulary at once: logits and their softmax
 # CUDA context, NCCL's buffers, libraries; and what the allocator cannot use.
 GPU_OVERHEAD_BYTES = 3 * GIB // 2

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from finetune_trainer.loss import CHUNK_TOKENS, summed_cross_entropy
+from finetune_trainer.loss import summed_cross_entropy
+from finetune_trainer.planner import LOSS_CHUNK_TOKENS
 
 
-@pytest.mark.parametrize("num_targets", [1, 7, CHUNK_TOKENS, CHUNK_TOKENS + 5])
+@pytest.mark.parametrize("num_targets", [1, 7, LOSS_CHUNK_TOKENS, LOSS_CHUNK_TOKENS + 5])
 def test_loss_and_gradient_are_those_of_plain_cross_entropy(num_targets: int) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(num_targets, 8, dtype=torch.float64, requires_grad=True)
