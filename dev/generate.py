@@ -80,7 +80,7 @@ def crd_reference(crd: Mapping[str, Any]) -> str:
         "",
         f"`apiVersion: {crd['spec']['group']}/{version['name']}`, `kind: {crd['spec']['names']['kind']}`. Generated "
         "from the models in `finetune_operator.api` and `finetune_trainer.contract`; `kubectl explain "
-        "finetunejob.spec` says the same.",
+        "finetunejob.spec` says the same. A field with `*` must be set where the group that it is in is set.",
     ]
     for part in ("spec", "status"):
         lines += ["", f"## {part}", "", "| field | type | default | what it is |", "|---|---|---|---|"]
@@ -115,8 +115,16 @@ def _type_of(schema: Mapping[str, Any]) -> str:
         return " \\| ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_type_of(schema['items'])}"
-    bounds = [f"{sign} {schema[bound]:g}" for bound, sign in (("minimum", ">="), ("maximum", "<=")) if bound in schema]
-    return " ".join([str(schema.get("type", "any")), ", ".join(bounds)]).strip()
+    if schema.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        return f"map of {_type_of(schema['additionalProperties'])}"
+    bounds = [
+        f"{sign}{'' if schema.get(exclusive) else '='} {schema[bound]:,.15g}"
+        for bound, exclusive, sign in (("minimum", "exclusiveMinimum", ">"), ("maximum", "exclusiveMaximum", "<"))
+        if bound in schema
+    ]
+    return " ".join([str(schema["type"]), ", ".join(bounds)]).strip()
 
 
 def _output(*command: str) -> str:

@@ -10,11 +10,26 @@ from finetune_trainer.contract import series
 from finetune_trainer.contract.termination import Reason
 
 TROUBLESHOOTING = Path("docs/user/troubleshooting.md").read_text(encoding="utf-8")
+FIELDS = Path("docs/reference/finetunejob.md").read_text(encoding="utf-8")
 METRICS = Path("docs/reference/metrics.md").read_text(encoding="utf-8")
 
 ALL_IS_WELL = {"Accepted", "Preparing", "Prepared", "Starting", "Running", "Succeeded"}
 TROUBLES = sorted({reason.value for reason in (*ConditionReason, *Reason)} - ALL_IS_WELL)
 SERIES = sorted(value for name, value in vars(series).items() if name.isupper() and str(value).startswith("finetune_"))
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        "`spec.training.optimizer.learningRate` | number > 0, <= 1 |",
+        "`spec.lora.dropout` | number >= 0, < 1 |",
+        "`spec.training.seed` | integer >= 0, <= 4,294,967,295 |",
+        "`spec.compute.resources.limits` | map of quantity |",
+        "`spec.storage.shared.size` | quantity |",
+    ],
+)
+def test_the_bounds_of_a_field_are_told_as_they_are(bounds: str) -> None:
+    assert bounds in FIELDS
 
 
 @pytest.mark.parametrize("reason", TROUBLES)
