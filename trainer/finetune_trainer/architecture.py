@@ -184,12 +184,16 @@ def _rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
         return theta, None
     if kind != "llama3":
         raise _unsupported(f"rope type {kind!r} is not supported, only default and llama3")
-    return theta, RopeScaling(
-        factor=float(rope["factor"]),
-        low_frequency_factor=float(rope["low_freq_factor"]),
-        high_frequency_factor=float(rope["high_freq_factor"]),
-        original_max_positions=int(rope["original_max_position_embeddings"]),
-    )
+    try:
+        scaling = RopeScaling(
+            factor=float(rope["factor"]),
+            low_frequency_factor=float(rope["low_freq_factor"]),
+            high_frequency_factor=float(rope["high_freq_factor"]),
+            original_max_positions=int(rope["original_max_position_embeddings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unsupported(f"rope type llama3 lacks a number: {error}") from error
+    return theta, scaling
 
 
 def _max_positions(config: dict[str, Any], family: Family) -> int:

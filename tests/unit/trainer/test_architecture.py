@@ -116,6 +116,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         "rope type 'linear'",
     ),
+    "a rope scaling with a field missing": (
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        "rope type llama3 lacks a number: 'low_freq_factor'",
+    ),
     "half a rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     "a size that is no number": ({"hidden_size": "4096"}, "hidden_size is '4096'"),
 }

@@ -101,6 +101,10 @@ def _array_rows(file: TextIO, name: str) -> Iterator[Row]:
             return
         try:
             value, position = decoder.raw_decode(buffer, position)
+        except RecursionError as error:
+            raise TrainerError(
+                Reason.DATA_INVALID, f"{name}, row {number + 1}: nests too deep to be read; mend the file"
+            ) from error
         except ValueError as error:
             # The row may go on behind what was read so far. Twice as much each time, so that a long row is read in
             # linear time.

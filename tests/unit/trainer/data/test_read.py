@@ -82,6 +82,11 @@ BROKEN = {
         '[{"id": 1}, {"a": 1 "b": 2}]',
         "rows.json, row 2: is not JSON",
     ),
+    "an array with a row that nests too deep": (
+        "rows.json",
+        '[{"id": 1}, {"a": ' + "[" * 100_000,
+        "rows.json, row 2: nests too deep",
+    ),
     "a file that is no Parquet": ("rows.parquet", "PAR2", "rows.parquet: cannot be read as Parquet"),
 }
 
