@@ -170,9 +170,9 @@ def _write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     partial = directory.with_name(f".{directory.name}.partial")
     replaced = directory.with_name(f".{directory.name}.replaced")
     with storage_errors(directory):
+        _restore(directory, replaced)  # somebody may have been killed between the two renames
         try:
-            for leftover in (partial, replaced):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write(partial)
             for path in [*partial.iterdir(), partial]:
@@ -183,4 +183,11 @@ def _write_directory(directory: Path, write: Callable[[Path], None]) -> None:
             flush(directory.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
+            _restore(directory, replaced)
+
+
+def _restore(directory: Path, replaced: Path) -> None:
+    """Give a directory that was put aside its name back, unless another has it by now."""
+    if replaced.exists() and not directory.exists():
+        replaced.rename(directory)
+    shutil.rmtree(replaced, ignore_errors=True)

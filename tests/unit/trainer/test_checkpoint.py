@@ -96,6 +96,16 @@ def test_a_full_disk_leaves_the_adapter_of_before(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "again"]
 
 
+def test_an_adapter_that_was_put_aside_when_the_node_was_lost_is_not_lost(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", {"a": torch.ones(3)}, {"r": 4})
+    before = (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
+    (tmp_path / "adapter").rename(tmp_path / ".adapter.replaced")
+    with no_file_over(65536), pytest.raises(TrainerError):
+        write_adapter(tmp_path / "adapter", {"a": torch.zeros(100_000)}, {"r": 4})
+    assert (tmp_path / "adapter/adapter_model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
 def test_writing_the_adapter_again_replaces_it(tmp_path: Path) -> None:
     first = write_adapter(tmp_path / "adapter", {"a": torch.ones(3)}, {"r": 4})
     second = write_adapter(tmp_path / "adapter", {"a": torch.zeros(3)}, {"r": 4})
