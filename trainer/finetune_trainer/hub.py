@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from finetune_trainer import cache
+from finetune_trainer.contract.environment import HUGGING_FACE_ENDPOINT, HUGGING_FACE_TOKEN
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.template import TOKENIZER_FILES
 from finetune_trainer.errors import TrainerError
@@ -59,6 +60,25 @@ class Hub:
     endpoint: str | None = None
     token: str | None = None
     retry_delays_seconds: tuple[float, ...] = RETRY_DELAYS_SECONDS
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Hub":
+        """Return the Hub that HF_ENDPOINT and HF_TOKEN name.
+
+        A Secret made of a file or with `echo` often ends in a line break, which is no part of the token.
+        NB: an HTTP library that is given what no header can hold names it in its error, so a secret would be told.
+
+        Raises:
+            TrainerError: INVALID_SPEC when the token holds what no token does.
+        """
+        token = environment.get(HUGGING_FACE_TOKEN, "").strip()
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise TrainerError(
+                Reason.INVALID_SPEC,
+                f"{HUGGING_FACE_TOKEN} in the Secret that spec.secretName names holds a space, a line break or a letter "
+                "that no token has: write the token alone into it",
+            )
+        return cls(environment.get(HUGGING_FACE_ENDPOINT), token or None)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
         TrainerError: with a reason and what to do about it.
     """
     spec = job.spec
-    source = hub.Hub(environment.get(names.HUGGING_FACE_ENDPOINT), environment.get(names.HUGGING_FACE_TOKEN))
+    source = hub.Hub.of(environment)
     with storage_errors(paths.shared):
         model_name, model_directory = find_model(spec, paths, source)
         shape = read_shape(model_directory)

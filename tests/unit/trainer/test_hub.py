@@ -218,6 +218,25 @@ def test_a_gated_model_is_downloaded_with_a_token_that_has_access(server: HubSer
     assert cache.is_ready(fetch(client(server, TOKEN), tmp_path, GATED))
 
 
+def test_a_line_break_behind_the_token_in_a_secret_is_no_part_of_it(server: HubServer) -> None:
+    source = hub.Hub.of({"HF_ENDPOINT": server.endpoint, "HF_TOKEN": f"{TOKEN}\n"})
+    assert hub.look_up(source, "model", GATED, "main").repository == GATED
+    assert source.token == TOKEN
+
+
+@pytest.mark.parametrize("token", ["hf_one\nhf_two", "hf_one hf_two", "hf_\u00e9", "hf_\x00"])
+def test_a_token_that_no_header_can_hold_is_refused_and_never_told(token: str) -> None:
+    with pytest.raises(TrainerError, match="HF_TOKEN in the Secret that spec.secretName names holds") as error:
+        hub.Hub.of({"HF_TOKEN": token})
+    assert error.value.reason is Reason.INVALID_SPEC
+    assert "hf_" not in error.value.message
+
+
+def test_without_a_token_nothing_is_sent() -> None:
+    assert hub.Hub.of({}).token is None
+    assert hub.Hub.of({"HF_TOKEN": ""}).token is None
+
+
 def test_a_hub_that_cannot_be_reached_is_tried_again_and_then_named(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(TrainerError) as error:
         hub.look_up(hub.Hub("http://127.0.0.1:9", None, NO_WAIT), "model", MODEL, "main")
