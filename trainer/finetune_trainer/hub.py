@@ -75,8 +75,8 @@ class Hub:
         if not (token.isascii() and token.isprintable() and " " not in token):
             raise TrainerError(
                 Reason.INVALID_SPEC,
-                f"{HUGGING_FACE_TOKEN} in the Secret that spec.secretName names holds a space, a line break or a letter "
-                "that no token has: write the token alone into it",
+                f"{HUGGING_FACE_TOKEN} in the Secret that spec.secretName names holds a space, a line break or a "
+                "letter that no token has: write the token alone into it",
             )
         return cls(environment.get(HUGGING_FACE_ENDPOINT), token or None)
 
