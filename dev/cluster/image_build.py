@@ -10,8 +10,8 @@ from dev.cluster.layout import CACHE, IMAGE_PREFIX, REGISTRY, REPOSITORY, RUN
 
 SUITE = "bookworm"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
-# What an image does not need: package lists, archives, manuals, translations.
-BASE_REMOVED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/log")
+# Where an image needs no file: package lists, archives, manuals, translations. The folders stay, for apt.
+BASE_EMPTIED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/log")
 # The sources as they were when the build began: an edit in the meantime belongs to the next build.
 CONTEXT = CACHE / "images" / "context"
 UV_CACHE = Path.home() / ".cache" / "uv"
@@ -69,7 +69,8 @@ def take_sources() -> None:
 
 def base_reference() -> str:
     """Return the local name of the base image, which tells what it was made of."""
-    return f"localhost/finetune-base:{SUITE}-{hashlib.sha256(repr(BASE_PACKAGES).encode()).hexdigest()[:8]}"
+    made_from = (BASE_PACKAGES, BASE_EMPTIED)
+    return f"localhost/finetune-base:{SUITE}-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:8]}"
 
 
 def ensure_base() -> str:
@@ -87,8 +88,10 @@ def ensure_base() -> str:
     bootstrap = ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(root)]
     private = ["unshare", "--mount", "--propagation", "private", *bootstrap]
     run_logged("base image", private, log=log, advice="can Debian's package mirror be reached?")
-    for name in BASE_REMOVED:
-        shutil.rmtree(root / name, ignore_errors=True)
+    for name in BASE_EMPTIED:
+        for path in (root / name).rglob("*"):
+            if not path.is_dir():
+                path.unlink()
     (root / "tmp").chmod(0o1777)
     pack = ["tar", "-C", str(root), "-cf", str(directory / "root.tar"), "."]
     run_logged("base image", pack, log=log, advice=ADVICE)
