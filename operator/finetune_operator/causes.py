@@ -176,8 +176,9 @@ def ended_at(pod: Body) -> str | None:
 
 
 def is_ready(pod: Body) -> bool:
-    """Return whether the pod's container runs."""
-    return pod.get("status", {}).get("phase") == "Running" and _container_state(pod, "running") is not None
+    """Return whether the pod's container runs, or has just ended: the pod's own phase follows a moment later."""
+    started = any(_container_state(pod, state) is not None for state in ("running", "terminated"))
+    return pod.get("status", {}).get("phase") == "Running" and started
 
 
 def _why_no_node_takes_it(pod: Body, words: str) -> Trouble:

@@ -136,7 +136,11 @@ def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport |
             f"{report.adapter_path} on the shared filesystem."
         )
         status = status.model_copy(
-            update={"result": Result(**report.model_dump()), "progress": _last_progress(status, report)}
+            update={
+                "result": Result(**report.model_dump()),
+                "progress": _last_progress(status, report),
+                "checkpoint": Checkpoint(step=report.steps),  # a run ends with one
+            }
         )
     told = Trouble(ConditionReason.SUCCEEDED, message)
     conditions = {ConditionType.RUNNING: (_FALSE, told), ConditionType.COMPLETE: (_TRUE, told)}

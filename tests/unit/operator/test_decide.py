@@ -71,6 +71,17 @@ def test_a_gang_that_ran_does_not_start_again_while_its_pods_end_one_by_one() ->
     assert [event.reason for event in world.events].count("Starting") == 1
 
 
+def test_a_prepare_pod_that_has_just_ended_is_not_told_to_start_again() -> None:
+    world = World(TWO_NODES)
+    world.settle()
+    world.set_pods(PREPARE, objects.running())
+    world.settle()
+    (pod,) = world.pods(PREPARE)
+    pod["status"]["containerStatuses"][0] |= {"ready": False, "state": {"terminated": {"exitCode": 0}}}
+    world.settle()
+    assert world.status.phase == "Preparing"
+
+
 def test_progress_is_what_rank_0_says() -> None:
     world = World(TWO_NODES).until_running()
     world.series = {"finetune_step": 12, "finetune_steps_total": 30, "finetune_epoch": 1.2, "finetune_loss": 2.34567}
@@ -96,6 +107,16 @@ def test_a_finished_gang_is_success_with_the_result_of_rank_0() -> None:
         "Loss 5.500 -> 2.250 in 30 steps; the adapter is in jobs/team/demo/uid/adapter on the shared filesystem.",
     )
     assert world.status.attempts[0].ended is not None
+
+
+def test_a_finished_job_tells_the_checkpoint_of_its_last_step() -> None:
+    world = World(TWO_NODES).until_prepared()
+    world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
+    world.finish_jobs(TRAIN, "Complete")
+    world.settle()
+    assert world.status.result is not None
+    assert world.status.checkpoint is not None
+    assert world.status.checkpoint.step == world.status.result.steps == 30
 
 
 def test_a_leader_that_is_done_waits_for_its_workers() -> None:
