@@ -119,7 +119,8 @@ def test_restarting_the_operator_in_the_middle_of_a_run_changes_nothing_in_the_r
 
 def test_prometheus_has_the_loss_and_the_step_of_rank_zero_alone(run: Run) -> None:
     assert [series["metric"]["pod"].rsplit("-", 2)[0] for series in run.step_series] == [f"{NAME}-a1-leader"]
-    assert float(run.step_series[0]["value"][1]) > 70
+    # The last scrape is a second or two before the end, and a step takes a tenth of one.
+    assert 20 < float(run.step_series[0]["value"][1]) <= 80
     assert 0 < float(run.loss_series[0]["value"][1]) < run.job.status["result"]["firstLoss"]
 
 
