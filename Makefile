@@ -42,7 +42,8 @@ cluster-status: ## what of it is running
 .PHONY: venv
 venv: $(VENV)/.ready ## the Python environment, pinned and hashed, in the cache
 
-$(VENV)/.ready: requirements/uv.txt requirements/dev.txt
+# Its name has the digest of the requirements: it is not older for a clone whose files are new.
+$(VENV)/.ready:
 	@echo "Python environment: installing $$(grep -c '==' requirements/dev.txt) packages (about 5 GB, once) into $(VENV)"
 	@rm -rf "$(VENV)"
 	$(PYTHON) -m venv "$(VENV)"

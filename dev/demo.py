@@ -144,7 +144,7 @@ def follow(target: Target, name: str) -> dict[str, Any]:
     while True:
         job: dict[str, Any] = json.loads(target.run("get", "finetunejob", name, "--output", "json"))
         elapsed = time.monotonic() - started
-        for event in _events(target, name):
+        for event in _events(target, job["metadata"]["uid"]):
             if event["metadata"]["uid"] not in shown_events:
                 shown_events.add(event["metadata"]["uid"])
                 print(f"    {elapsed:5.0f} s  {event['reason']}: {event['message']}", flush=True)
@@ -205,8 +205,8 @@ def _stage(title: str, durations: Durations, work: Callable[[], Any]) -> Any:
     return outcome
 
 
-def _events(target: Target, name: str) -> list[dict[str, Any]]:
-    selector = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
+def _events(target: Target, job_uid: str) -> list[dict[str, Any]]:
+    selector = f"involvedObject.uid={job_uid}"  # an earlier job of the name has left its own
     listed = target.run("get", "events", "--field-selector", selector, "--output", "json")
     items: list[dict[str, Any]] = json.loads(listed)["items"]
     return items
