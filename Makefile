@@ -95,8 +95,6 @@ format: venv ## let ruff format and mend what it can
 
 # --- generated files --------------------------------------------------------------------------------------------------
 
-GENERATED := crds manifests/install.yaml helm/finetune-operator docs/reference
-
 .PHONY: generate check-generated golden requirements
 generate: venv cluster-programs ## the CRD, the plain manifest of the chart, the reference
 	$(RUN)python -m dev.generate --helm $(HELM)

@@ -157,9 +157,6 @@ def _train(
     if obstacle is not None:
         return Decision(tell.starting(status, moment, obstacle), wake_after_seconds=_LOOK_AGAIN_SECONDS)
     waits = observed.claims or next((job.waits for job in gang if job.waits is not None), None)
-    if whole and waits is None and tell.answer(status, ConditionType.RUNNING) is ConditionStatus.TRUE:
-        # A container that has ended is not ready a moment before its pod is seen to end: no way back to starting.
-        return Decision(status, apply, wake_after_seconds=progress_interval_seconds)
     return Decision(
         tell.starting(status, moment, waits),
         apply,
