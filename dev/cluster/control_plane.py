@@ -188,6 +188,9 @@ def scheduler() -> Part:
             "--bind-address=127.0.0.1",
             "--kube-api-qps=300",
             "--kube-api-burst=600",
+            # On a cluster some seconds old a pod was seen to wait although its claim had been bound: the scheduler had
+            # missed the news, and looks again by itself only after five minutes.
+            "--pod-max-in-unschedulable-pods-duration=15s",
         ),
         configuration=(certs.SCHEDULER.kubeconfig,),
     )

@@ -23,12 +23,9 @@ WAITING = {"storage": {"shared": {"claimName": "there-is-none", "size": None, "s
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a fresh namespace of a cluster that has the CRD."""
-    crd = str(ROOT / "crds" / "finetunejobs.yaml")
-    cluster.run("apply", "--server-side", "--force-conflicts", "-f", crd)
-    cluster.run("wait", "--for=condition=Established", "-f", crd)
-    with fresh_namespace(cluster) as kubectl:
+def api(operator: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a fresh namespace of a cluster that has the chart's CRD."""
+    with fresh_namespace(operator) as kubectl:
         yield kubectl
 
 
