@@ -216,7 +216,7 @@ def _why_container_failed(pod_name: str, terminated: Body) -> Trouble:
     if termination is not None:
         return Trouble(termination.reason, termination.message)
     if exit_code > _SIGNAL_BASE:
-        return Trouble(ConditionReason.KILLED, f"Pod {pod_name} was killed by signal {exit_code - _SIGNAL_BASE}.")
+        return Trouble(Reason.KILLED, f"Pod {pod_name} was killed by signal {exit_code - _SIGNAL_BASE}.")
     tail = (terminated.get("message") or "").strip()[-_LOG_TAIL_CHARACTERS:]
     words = f"{terminated.get('reason') or 'Error'}, exit code {exit_code}"
     return Trouble(Reason.ERROR, _sentence(f"Pod {pod_name} ended without a report ({words})", tail))

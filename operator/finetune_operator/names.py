@@ -162,6 +162,7 @@ class ConditionReason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+    QUEUED = "Queued"
     # What ended it from outside of its containers.
     OOM_KILLED = "OOMKilled"
     EVICTED = "Evicted"
@@ -169,7 +170,9 @@ class ConditionReason(StrEnum):
     NODE_LOST = "NodeLost"
     POD_REJECTED = "PodRejected"
     POD_DELETED = "PodDeleted"
-    KILLED = "Killed"
     JOB_FAILED = "JobFailed"
     TRAIN_JOB_DELETED = "TrainJobDeleted"
     REPORT_MISSING = "ReportMissing"
+    # What the operator ends itself.
+    STALLED = "Stalled"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"

@@ -95,4 +95,5 @@ def first_failure(directory: Path, exit_codes: Mapping[int, int]) -> TrainerErro
     what = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
     if code == -signal.SIGKILL:
         what += ", mostly because the pod ran out of memory: raise compute.resources.limits.memory"
-    return TrainerError(Reason.ERROR if killed else Reason.TERMINATED, f"process {rank} {what}", rank=rank)
+    reason = Reason.TERMINATED if not killed else Reason.KILLED if code < 0 else Reason.ERROR
+    return TrainerError(reason, f"process {rank} {what}", rank=rank)

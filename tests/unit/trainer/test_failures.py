@@ -64,7 +64,7 @@ def test_of_two_causes_the_earlier_is_told(tmp_path: Path) -> None:
 def test_a_killed_process_explains_the_connections_that_others_lost(tmp_path: Path) -> None:
     write_failure(tmp_path, 0, TrainerError(Reason.COLLECTIVE_FAILED, "peer lost"))
     failure = first_failure(tmp_path, {0: 1, 1: -signal.SIGKILL})
-    assert failure.rank == 1
+    assert (failure.reason, failure.rank) == (Reason.KILLED, 1)
     assert failure.message == (
         "process 1 was killed by SIGKILL, mostly because the pod ran out of memory: "
         "raise compute.resources.limits.memory"

@@ -31,7 +31,10 @@ class Reason(StrEnum):
     DIVERGED = "Diverged"
     OUT_OF_GPU_MEMORY = "OutOfGPUMemory"
     COLLECTIVE_FAILED = "CollectiveFailed"
+    CHECKPOINT_UNUSABLE = "CheckpointUnusable"
+    GATE_NOT_MET = "GateNotMet"
     TERMINATED = "Terminated"
+    KILLED = "Killed"
     ERROR = "Error"
 
 
