@@ -15,6 +15,7 @@ from dev.cluster.layout import (
     COREDNS_VERSION,
     HELM_VERSION,
     KUBERNETES_VERSION,
+    KWOK_VERSION,
     LOCAL_PATH_PROVISIONER_VERSION,
 )
 
@@ -82,6 +83,14 @@ BUILDS = (
         ("helm.sh/helm/v3/cmd/helm",),
         (f"helm.sh/helm/v3/internal/version.version={HELM_VERSION}",),
     ),
+)
+
+# Fake nodes for the scale benchmark, which builds it when it runs: the cluster itself has no use for it.
+KWOK = Build(
+    "kwok",
+    KWOK_VERSION,
+    ("sigs.k8s.io/kwok/cmd/kwok",),
+    (f"sigs.k8s.io/kwok/pkg/consts.Version={KWOK_VERSION}",),
 )
 
 

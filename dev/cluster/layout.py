@@ -41,6 +41,7 @@ KUBERNETES_VERSION = "v1.34.4"  # NB: from 1.35 on the kubelet refuses cgroup v1
 COREDNS_VERSION = "v1.12.4"
 HELM_VERSION = "v3.22.0"
 LOCAL_PATH_PROVISIONER_VERSION = "v0.0.30"
+KWOK_VERSION = "v0.7.0"
 
 
 @dataclass(frozen=True)
