@@ -1,7 +1,7 @@
-"""The exporter: what Prometheus and the operator see of a training.
+"""What Prometheus sees of a training.
 
-One HTTP server a node, in the process of local rank 0. Values of the training are set by the loop when it has them
-anyway, those of the node are read when they are scraped, so a scrape never waits for a GPU, nor a GPU for a scrape.
+Values of the training are set by the loop when it has them anyway, those of the node are read when they are scraped, so
+a scrape never waits for a GPU, nor a GPU for a scrape.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pynvml
-import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_trainer.contract import series
-from finetune_trainer.gang import Place
 
 # From the steps of a tiny model on a CPU to those of a large one with a long accumulation.
 STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
@@ -115,29 +113,6 @@ class NodeCollector(Collector):
         yield from _network_series(NETWORK_STATISTICS.read_text(encoding="ascii"))
         if self._with_gpus:
             yield from _gpu_series(self._peak_memory_bytes())
-
-
-def start_exporter(place: Place, port: int) -> TrainingMetrics | None:
-    """Serve this node's series, from its local rank 0, and return the training's, on global rank 0.
-
-    A thread serves them on all addresses until the process ends.
-    """
-    if place.local_rank != 0:
-        return None
-    registry = CollectorRegistry()
-    is_gpu = place.device.type == "cuda"
-    registry.register(NodeCollector(is_gpu, _peak_memory_of(place.device) if is_gpu else dict))
-    metrics = TrainingMetrics(registry) if place.rank == 0 else None
-    try:
-        start_http_server(port, registry=registry)
-    except OSError as error:
-        # On a laptop another job may have the port; in a pod nothing has.
-        print(f"warning: metrics are not served on port {port}: {error.strerror}", flush=True)
-    return metrics
-
-
-def _peak_memory_of(device: torch.device) -> Callable[[], dict[int, int]]:
-    return lambda: {device.index: torch.cuda.max_memory_allocated(device)}
 
 
 def _network_series(statistics: str) -> Iterator[Metric]:

@@ -18,9 +18,10 @@ from finetune_trainer.data.batch import make_batch
 from finetune_trainer.data.order import EMPTY_SLOT, Indices, SequenceOrder, rank_share
 from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.exporter import start_exporter
 from finetune_trainer.gang import Place, broadcast, sum_over_gang
 from finetune_trainer.lora import add_adapters, initialise_adapters
-from finetune_trainer.metrics import StepRecord, start_exporter
+from finetune_trainer.metrics import StepRecord
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
 from finetune_trainer.reporting import Reporter, open_reporter
 from finetune_trainer.sharding import fill_model, make_mesh, shard_model
@@ -42,7 +43,7 @@ def train(
     Raises:
         TrainerError: with a reason of the contract; other errors are explained by `launch`.
     """
-    metrics = start_exporter(place, metrics_port)
+    exporter = start_exporter(place, metrics_port)
     prepared = read_prepared(job, paths, place)
     data = PackedSequences.open(paths.shared / prepared.data_path)
     shape = read_shape(paths.shared / prepared.model_path)
@@ -51,7 +52,7 @@ def train(
     state = TrainingState(job, paths, place, prepared, shape, model)
     state.resume()
 
-    with open_reporter(state, metrics, environment) as reporter:
+    with open_reporter(state, exporter, environment) as reporter:
         reporter.say(describe_start(state))
         for step in range(state.progress.step, prepared.total_steps):
             record = train_step(state, model, data, step)

@@ -6,10 +6,13 @@ is.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from finetune_trainer.contract.termination import TrainedReport
-from finetune_trainer.metrics import StepRecord, TrainingMetrics
+from finetune_trainer.contract.progress import ProgressReport
+from finetune_trainer.contract.termination import PreparedReport, TrainedReport
+from finetune_trainer.exporter import Exporter
+from finetune_trainer.metrics import StepRecord
 from finetune_trainer.runlog import RunLog, describe_step
 from finetune_trainer.state import TrainingState
 from finetune_trainer.tracking import TrackingError, WandbTracker
@@ -36,30 +39,31 @@ class RankZeroReporter(Reporter):
 
     Args:
         log: the log files.
-        metrics: the series of the exporter.
+        exporter: what Prometheus and the operator see.
         tracker: Weights & Biases, where the job asks for it.
-        resumed_step: step that the run goes on from, or 0.
-        steps_total: steps of the whole run.
+        begun: where the training begins, from the first step or from a checkpoint.
+        steps_per_epoch: steps of a pass over the data.
         log_every_steps: steps between two lines for people.
     """
 
     def __init__(
         self,
         log: RunLog,
-        metrics: TrainingMetrics,
+        exporter: Exporter,
         tracker: WandbTracker | None,
-        resumed_step: int,
-        steps_total: int,
+        begun: ProgressReport,
+        steps_per_epoch: int,
         log_every_steps: int,
     ) -> None:
         self._log = log
-        self._metrics = metrics
+        self._exporter = exporter
         self._tracker = tracker
-        self._resumed_step = resumed_step
-        self._steps_total = steps_total
+        self._progress = begun
+        self._steps_per_epoch = steps_per_epoch
         self._log_every_steps = log_every_steps
         self._seconds = 0.0
-        metrics.start(resumed_step, steps_total)
+        exporter.metrics.start(begun.step, begun.total_steps)
+        exporter.progress.publish(begun)
 
     def say(self, line: str) -> None:
         """Tell people something."""
@@ -67,18 +71,27 @@ class RankZeroReporter(Reporter):
 
     def record_step(self, record: StepRecord) -> None:
         """Tell that a step was done; people hear of the first, the last, and each so many."""
-        self._metrics.record_step(record)
+        self._exporter.metrics.record_step(record)
+        self._publish(
+            step=record.step,
+            epoch=(record.step - 1) // self._steps_per_epoch + 1,
+            loss=record.loss,
+            learning_rate=record.learning_rate,
+            tokens_per_second=record.tokens_per_second,
+            last_step_time=rfc3339(record.timestamp_seconds),
+        )
         self._log.record_step(record)
         self._track(lambda tracker: tracker.record_step(record))
         self._seconds += record.seconds
         is_due = record.step % self._log_every_steps == 0
-        if is_due or record.step in (self._resumed_step + 1, self._steps_total):
-            seconds_a_step = self._seconds / (record.step - self._resumed_step)
-            self.say(describe_step(record, self._steps_total, seconds_a_step))
+        resumed_step, total_steps = self._progress.resumed_from_step, self._progress.total_steps
+        if is_due or record.step in (resumed_step + 1, total_steps):
+            seconds_a_step = self._seconds / (record.step - resumed_step)
+            self.say(describe_step(record, total_steps, seconds_a_step))
 
     def record_checkpoint(self, step: int, directory: Path, seconds: float) -> None:
         """Tell that a checkpoint was written."""
-        self._metrics.record_checkpoint(step, seconds)
+        self._exporter.metrics.record_checkpoint(step, seconds)
         self.say(f"checkpoint of step {step} written to {directory} in {seconds:.1f} s")
 
     def finish(self, report: TrainedReport) -> None:
@@ -88,6 +101,10 @@ class RankZeroReporter(Reporter):
             f"trained {report.steps} steps: loss {report.first_loss:.4f} -> {report.final_loss:.4f}, "
             f"{report.tokens} tokens, {report.tokens_per_second:.0f} tokens/s; adapter in {report.adapter_path}"
         )
+
+    def _publish(self, **changes: object) -> None:
+        self._progress = self._progress.model_copy(update=changes)
+        self._exporter.progress.publish(self._progress)
 
     def _track(self, tell: Callable[[WandbTracker], None]) -> None:
         if self._tracker is None:
@@ -101,19 +118,19 @@ class RankZeroReporter(Reporter):
 
 @contextmanager
 def open_reporter(
-    state: TrainingState, metrics: TrainingMetrics | None, environment: Mapping[str, str]
+    state: TrainingState, exporter: Exporter | None, environment: Mapping[str, str]
 ) -> Iterator[Reporter]:
     """On rank 0, open the log files, and the run on Weights & Biases where the job asks for one.
 
     Args:
         state: of the run, resumed already.
-        metrics: of the exporter; only rank 0 has them.
+        exporter: of the node; only rank 0 has one to publish to.
         environment: of the process.
 
     Raises:
         TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
     """
-    if metrics is None:
+    if exporter is None:
         yield Reporter()
         return
     job, logs, resumed_step = state.job, state.paths.logs, state.progress.step
@@ -125,5 +142,17 @@ def open_reporter(
                 tracker = WandbTracker(job.spec.tracking.wandb, job.name, run_id, state.settings, logs, environment)
             except TrackingError as error:
                 log.say(f"warning: not reporting to Weights & Biases: {error}")
-        every = job.spec.training.log_every_steps
-        yield RankZeroReporter(log, metrics, tracker, resumed_step, state.prepared.total_steps, every)
+        every, steps_per_epoch = job.spec.training.log_every_steps, state.prepared.steps_per_epoch
+        begun = describe_beginning(resumed_step, state.prepared)
+        yield RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch, every)
+
+
+def describe_beginning(step: int, prepared: PreparedReport) -> ProgressReport:
+    """Return the progress of a training that begins after `step` steps."""
+    epoch = min(step // prepared.steps_per_epoch + 1, -(-prepared.total_steps // prepared.steps_per_epoch))
+    return ProgressReport(step=step, total_steps=prepared.total_steps, epoch=epoch, resumed_from_step=step)
+
+
+def rfc3339(timestamp_seconds: float) -> str:
+    """Return a time since 1970 as Kubernetes writes one, in UTC and to the second."""
+    return datetime.fromtimestamp(timestamp_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,8 +11,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from finetune_trainer.contract import series
+from finetune_trainer.exporter import start_exporter
 from finetune_trainer.gang import Place
-from finetune_trainer.metrics import NodeCollector, StepRecord, start_exporter
+from finetune_trainer.metrics import NodeCollector, StepRecord
 
 CPU = torch.device("cpu")
 # What only a machine with a GPU has.
@@ -53,11 +54,11 @@ def values(text: str) -> dict[str, float]:
 
 
 def test_rank_0_serves_the_last_step(port: int) -> None:
-    metrics = start_exporter(place(0), port)
-    assert metrics is not None
-    metrics.start(step=2, steps_total=100)
-    metrics.record_step(RECORD)
-    metrics.record_checkpoint(step=3, seconds=0.7)
+    exporter = start_exporter(place(0), port)
+    assert exporter is not None
+    exporter.metrics.start(step=2, steps_total=100)
+    exporter.metrics.record_step(RECORD)
+    exporter.metrics.record_checkpoint(step=3, seconds=0.7)
     served = values(scrape(port))
     expected = {
         series.STEP: 3,

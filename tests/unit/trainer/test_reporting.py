@@ -1,13 +1,17 @@
+import json
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
 from finetune_trainer.contract import series
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.spec import Wandb, WandbMode
 from finetune_trainer.contract.termination import TrainedReport
+from finetune_trainer.exporter import Exporter, ProgressPage
 from finetune_trainer.metrics import StepRecord, TrainingMetrics
 from finetune_trainer.reporting import RankZeroReporter, Reporter
 from finetune_trainer.runlog import RunLog
@@ -29,6 +33,12 @@ def record_of(step: int) -> StepRecord:
     )
 
 
+def reporter_of(log: RunLog, begun_at: int = 0, total_steps: int = 30, exporter: Exporter | None = None) -> Reporter:
+    begun = ProgressReport(step=begun_at, total_steps=total_steps, epoch=1, resumed_from_step=begun_at)
+    exporter = exporter or Exporter(TrainingMetrics(CollectorRegistry()), ProgressPage())
+    return RankZeroReporter(log, exporter, None, begun, steps_per_epoch=10, log_every_steps=10)
+
+
 REPORT = TrainedReport(
     steps=30,
     first_loss=2.0,
@@ -43,9 +53,8 @@ REPORT = TrainedReport(
 def test_people_hear_of_the_first_step_of_each_tenth_and_of_the_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = TrainingMetrics(CollectorRegistry())
     with RunLog(tmp_path, resumed_step=4) as log:
-        reporter = RankZeroReporter(log, metrics, None, resumed_step=4, steps_total=23, log_every_steps=10)
+        reporter = reporter_of(log, begun_at=4, total_steps=23)
         for step in range(5, 24):
             reporter.record_step(record_of(step))
     told = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
@@ -56,15 +65,14 @@ def test_the_time_left_is_that_of_the_mean_step_since_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RunLog(tmp_path, resumed_step=0) as log:
-        metrics = TrainingMetrics(CollectorRegistry())
-        RankZeroReporter(log, metrics, None, 0, steps_total=100, log_every_steps=10).record_step(record_of(1))
+        reporter_of(log, total_steps=100).record_step(record_of(1))
     assert capsys.readouterr().out.endswith("eta 0:03:18\n")  # 99 steps of 2 s
 
 
 def test_prometheus_knows_where_a_run_goes_on_before_its_first_step(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     with RunLog(tmp_path, resumed_step=40) as log:
-        RankZeroReporter(log, TrainingMetrics(registry), None, resumed_step=40, steps_total=100, log_every_steps=10)
+        reporter_of(log, 40, 100, Exporter(TrainingMetrics(registry), ProgressPage()))
     assert registry.get_sample_value(series.STEP) == 40
     assert registry.get_sample_value(series.CHECKPOINT_LAST_STEP) == 40
     assert registry.get_sample_value(series.STEPS_TOTAL) == 100
@@ -72,7 +80,7 @@ def test_prometheus_knows_where_a_run_goes_on_before_its_first_step(tmp_path: Pa
 
 def test_the_last_line_says_what_came_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunLog(tmp_path, resumed_step=0) as log:
-        RankZeroReporter(log, TrainingMetrics(CollectorRegistry()), None, 0, 30, 10).finish(REPORT)
+        reporter_of(log).finish(REPORT)
     assert capsys.readouterr().out == (
         "trained 30 steps: loss 2.0000 -> 0.5000, 1000 tokens, 10 tokens/s; adapter in jobs/team-a/calls/7d0f/adapter\n"
     )
@@ -81,7 +89,9 @@ def test_the_last_line_says_what_came_out(tmp_path: Path, capsys: pytest.Capture
 def report_while_wandb_dies(directory: Path) -> None:
     tracker = WandbTracker(Wandb(project="calls", mode=WandbMode.OFFLINE), "calls", "calls-7d0f", {}, directory, {})
     with RunLog(directory, resumed_step=0) as log:
-        reporter = RankZeroReporter(log, TrainingMetrics(CollectorRegistry()), tracker, 0, 30, 10)
+        exporter = Exporter(TrainingMetrics(CollectorRegistry()), ProgressPage())
+        begun = ProgressReport(step=0, total_steps=30, epoch=1)
+        reporter = RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch=10, log_every_steps=10)
         reporter.record_step(record_of(1))
         (service,) = (child for child in psutil.Process().children() if "wandb" in child.name())
         service.kill()
@@ -110,3 +120,39 @@ def test_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None
     reporter.record_checkpoint(1, Path("step-1"), 0.1)
     reporter.finish(REPORT)
     assert capsys.readouterr().out == ""
+
+
+def test_the_operator_sees_the_progress_from_the_first_moment_on(tmp_path: Path) -> None:
+    page = ProgressPage()
+    with RunLog(tmp_path, resumed_step=0) as log:
+        reporter = reporter_of(log, 0, 30, Exporter(TrainingMetrics(CollectorRegistry()), page))
+        assert asked(page) == {"step": 0, "totalSteps": 30, "epoch": 1, "resumedFromStep": 0} | NOTHING_YET
+        reporter.record_step(record_of(10))
+        assert asked(page)["epoch"] == 1  # the tenth of ten steps
+        reporter.record_step(record_of(11))
+    assert asked(page) == NOTHING_YET | {
+        "step": 11,
+        "totalSteps": 30,
+        "epoch": 2,
+        "resumedFromStep": 0,
+        "loss": 2.0,
+        "learningRate": 2e-4,
+        "tokensPerSecond": 1024.0,
+        "lastStepTime": "2023-11-14T22:13:20Z",
+    }
+
+
+NOTHING_YET = {
+    "loss": None,
+    "learningRate": None,
+    "tokensPerSecond": None,
+    "lastStepTime": None,
+    "checkpoint": None,
+    "damagedCheckpoints": [],
+}
+
+
+def asked(page: ProgressPage) -> dict[str, Any]:
+    body = b"".join(page({}, lambda *_: lambda _: None))
+    document: dict[str, Any] = json.loads(body)
+    return document

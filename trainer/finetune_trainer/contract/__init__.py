@@ -6,6 +6,8 @@ This package imports neither torch nor Kubernetes, so that both sides can depend
 * `job`: the YAML document that carries it
 * `paths`: where everything lies on the two filesystems
 * `termination`: the reasons and the message with which a container ends
+* `progress`: how far a training has come, while it runs and when it has ended
+* `report`: what a container's reports are made of
 * `series`: the names of the Prometheus series and the port that serves them
 * `environment`: the environment variables that tell a process where it stands in the gang
 """

@@ -7,6 +7,7 @@ namespace that Prometheus adds.
 METRICS_PORT = 9464
 METRICS_PORT_NAME = "metrics"
 METRICS_PATH = "/metrics"
+PROGRESS_PATH = "/progress"  # on global rank 0: `contract.progress.ProgressReport` as JSON
 
 LOSS = "finetune_loss"
 LEARNING_RATE = "finetune_learning_rate"

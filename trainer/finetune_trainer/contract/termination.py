@@ -8,8 +8,10 @@ from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError
+
+from finetune_trainer.contract.progress import ProgressReport
+from finetune_trainer.contract.report import Report
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_BYTES = 4096  # the kubelet cuts a longer message off
@@ -36,12 +38,6 @@ class Reason(StrEnum):
     TERMINATED = "Terminated"
     KILLED = "Killed"
     ERROR = "Error"
-
-
-class Report(BaseModel):
-    """A part of the message: camelCase on the wire; fields of a newer trainer are passed over."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
 class DatasetReport(Report):
@@ -101,13 +97,14 @@ class TerminationMessage(Report):
     checkpoint: str | None = None
     prepared: PreparedReport | None = None
     trained: TrainedReport | None = None
+    progress: ProgressReport | None = None  # on the node of rank 0, once the training has begun
 
 
 def write_termination(path: Path, termination: TerminationMessage) -> None:
     """Write a termination message of at most `MAX_BYTES`.
 
-    What is too long loses, until it fits, the middle of its text, then its notes, then the list of its data sets;
-    prepared.json has them all.
+    What is too long loses, until it fits, the middle of its text, then what it says of damaged checkpoints, which the
+    log has too, then its notes, then the list of its data sets; prepared.json has them all.
 
     Raises:
         OSError: the file cannot be written.
@@ -127,7 +124,7 @@ def read_termination(text: str | None) -> TerminationMessage | None:
 
 def _fitted(termination: TerminationMessage) -> str:
     text = _text(termination)
-    for shorten in (_with_shorter_message, _without_notes, _with_datasets_merged):
+    for shorten in (_with_shorter_message, _without_damages, _without_notes, _with_datasets_merged):
         excess_bytes = len(text.encode()) - MAX_BYTES
         if excess_bytes > 0:
             termination = shorten(termination, excess_bytes)
@@ -147,6 +144,14 @@ def _with_shorter_message(termination: TerminationMessage, excess_bytes: int) ->
         return termination
     shorter = message[: keep // 2] + mark + message[len(message) - keep // 2 :]
     return termination.model_copy(update={"message": shorter})
+
+
+def _without_damages(termination: TerminationMessage, _: int) -> TerminationMessage:
+    progress = termination.progress
+    if progress is None or not progress.damaged_checkpoints:
+        return termination
+    told = (f"{len(progress.damaged_checkpoints)} checkpoints; each is in training.log",)
+    return termination.model_copy(update={"progress": progress.model_copy(update={"damaged_checkpoints": told})})
 
 
 def _without_notes(termination: TerminationMessage, _: int) -> TerminationMessage:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from finetune_trainer.contract.report import Report
 from finetune_trainer.contract.spec import Dataset, Overlong, Training
-from finetune_trainer.contract.termination import DatasetReport, Reason, Report
+from finetune_trainer.contract.termination import DatasetReport, Reason
 from finetune_trainer.data.conversation import BadRowError, Conversation
 from finetune_trainer.data.formats import parse_row
 from finetune_trainer.data.packed import PACKED_FILE, PackedSequences, PackedWriter, Sequence
