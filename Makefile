@@ -14,6 +14,9 @@ RUN := PYTHONPATH=operator:trainer:. $(VENV)/bin/
 HELM := $(FINETUNE_CACHE)/bin/helm
 
 GPUS ?= 0
+# What is installed into the embedded cluster besides, such as training-operator.
+WITH ?=
+ADDITIONS = $(addprefix --with ,$(WITH))
 WORKERS ?= 2
 
 .PHONY: help
@@ -27,8 +30,8 @@ demo: $(if $(filter current,$(CLUSTER)),venv,programs-and-venv) ## bring up a cl
 	@$(RUN)python -m dev.demo $(if $(filter current,$(CLUSTER)),--current)
 
 .PHONY: cluster cluster-down cluster-status
-cluster: programs-and-venv ## the embedded two-node Kubernetes with both images and a mirror of the Hub (GPUS=8 claims GPUs on each node)
-	@$(PYTHON) -m dev.cluster up --gpus $(GPUS)
+cluster: programs-and-venv ## the embedded two-node Kubernetes with both images and a mirror of the Hub (GPUS=8 claims GPUs on each node, WITH=training-operator installs it)
+	@$(PYTHON) -m dev.cluster up --gpus $(GPUS) $(ADDITIONS)
 	@$(RUN)python -m dev.mirror
 
 cluster-down: ## take it down and leave nothing behind
@@ -52,6 +55,7 @@ $(VENV)/.ready:
 	@touch $@
 
 .PHONY: test test-fast test-gang test-apiserver test-e2e
+test test-e2e: export WITH := training-operator
 test: ## every test, the end-to-end ones on the embedded cluster included
 	@$(MAKE) --no-print-directory programs-and-venv
 	@$(MAKE) --no-print-directory lint test-fast test-gang test-apiserver
@@ -71,7 +75,7 @@ test-e2e: cluster ## what needs the whole cluster
 
 .PHONY: cluster-programs
 cluster-programs: ## build the embedded cluster's programs into the cache
-	@$(PYTHON) -m dev.cluster programs
+	@$(PYTHON) -m dev.cluster programs $(ADDITIONS)
 
 .PHONY: programs-and-venv
 programs-and-venv:

@@ -1,4 +1,4 @@
-"""Command line: ``python3 -m dev.cluster up [--gpus N] | down | status | programs | images | load | crash``."""
+"""Command line: ``python3 -m dev.cluster up | down | status | programs | images | load | crash``."""
 
 import argparse
 import os
@@ -36,12 +36,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0 if show_status() else 1
     with _only_one():
         if arguments.verb == "up":
-            lifecycle.up(arguments.gpus)
+            lifecycle.up(arguments.gpus, arguments.additions)
         elif arguments.verb == "down":
             take_down()
             print("The cluster is down. Nothing of it is left but the cache.")
         elif arguments.verb == "programs":
-            lifecycle.programs()
+            lifecycle.programs(arguments.additions)
         elif arguments.verb == "images":
             lifecycle.images()
         elif arguments.verb == "crash":
@@ -61,7 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs that each node claims to have")
     verbs.add_parser("down", help="take it down and leave nothing behind but the cache")
     verbs.add_parser("status", help="what of it is running; exit status 0 when all of it is")
-    verbs.add_parser("programs", help="build its programs into the cache, and nothing else")
+    programs = verbs.add_parser("programs", help="build its programs into the cache, and nothing else")
+    for parser_with_additions in (up, programs):
+        parser_with_additions.add_argument(
+            "--with",
+            dest="additions",
+            action="append",
+            default=[],
+            choices=sorted(lifecycle.ADDITIONS),
+            help="install this besides; what an earlier run has installed stays",
+        )
     verbs.add_parser("images", help="build both images and load them into a cluster that is up")
     crash_parser = verbs.add_parser("crash", help="kill all that runs on a node, as if its power had been cut")
     crash_parser.add_argument("node", choices=[node.name for node in NODES])

@@ -17,6 +17,7 @@ from dev.cluster.layout import (
     KUBERNETES_VERSION,
     KWOK_VERSION,
     LOCAL_PATH_PROVISIONER_VERSION,
+    TRAINING_OPERATOR_VERSION,
 )
 
 # Each build keeps every core busy: more than two at once only take memory from each other.
@@ -46,10 +47,15 @@ class Build:
         return tuple(self.module if package == "." else package.rpartition("/")[2] for package in self.packages)
 
     @property
+    def source(self) -> Path:
+        """Where its go.mod lies."""
+        return MODULES / self.module
+
+    @property
     def directory(self) -> Path:
         """Where this very build lives: the version, and a digest of what it is built from."""
         digest = hashlib.sha256(repr((self.packages, self.stamps)).encode())
-        for path in sorted((MODULES / self.module).iterdir()):
+        for path in sorted(self.source.iterdir()):
             digest.update(path.read_bytes())
         return BIN / f"{self.module}-{self.version}-{digest.hexdigest()[:8]}"
 
@@ -92,6 +98,10 @@ KWOK = Build(
     ("sigs.k8s.io/kwok/cmd/kwok",),
     (f"sigs.k8s.io/kwok/pkg/consts.Version={KWOK_VERSION}",),
 )
+# Not part of the cluster unless asked for.
+TRAINING_OPERATOR = Build(
+    "training-operator", TRAINING_OPERATOR_VERSION, ("github.com/kubeflow/training-operator/cmd/training-operator.v1",)
+)
 
 
 def ensure_built(build: Build) -> str:
@@ -118,7 +128,7 @@ def _compile(build: Build, directory: Path) -> None:
             build.module,
             # NB: -mod=readonly is the default and what keeps the build at the versions and digests of go.sum.
             ["nice", "-n", "5", "go", "build", "-trimpath", "-ldflags", flags, "-o", f"{temporary}/", *build.packages],
-            cwd=MODULES / build.module,
+            cwd=build.source,
             log=CACHE / "logs" / f"build-{build.module}.log",
             advice="is Go 1.26 or newer on the PATH, and can the Go module proxy be reached? then run it again",
             environment={"CGO_ENABLED": "0", "GOFLAGS": os.environ.get("GOFLAGS", "")},

@@ -18,13 +18,18 @@ _NAMESPACE = "kube-system"
 
 def ensure_tiny_image() -> str:
     """Import the sandbox image into both nodes unless they have it."""
-    if all(TINY_IMAGE in _images(node) for node in NODES):
+    if all(has_image(node, TINY_IMAGE) for node in NODES):
         return "already there"
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         archive.write(tiny_image_archive(BUSYBOX.read_bytes()))
         archive.flush()
         load_archive(Path(archive.name))
     return "imported"
+
+
+def has_image(node: Node, reference: str) -> bool:
+    """Return whether a node has an image under this name."""
+    return reference in output_of(node.name, [*ctr(node), "images", "list", "--quiet"]).split()
 
 
 def load_archive(archive: Path) -> None:
@@ -42,7 +47,7 @@ def pull(reference: str) -> str:
     Raises:
         ClusterError: a node could not pull it, with the kubelet's words.
     """
-    without = [node for node in NODES if reference not in _images(node)]
+    without = [node for node in NODES if not has_image(node, reference)]
     for node in without:
         output_of(node.name, [*kubectl(), "apply", "-f", "-"], stdin=json.dumps(_puller(node, reference)))
     deadline = time.monotonic() + PULL_TIMEOUT_SECONDS
@@ -111,7 +116,3 @@ def _puller(node: Node, reference: str) -> dict[str, object]:
 def _puller_name(node: Node, reference: str) -> str:
     image = reference.rpartition("/")[2].replace(":", "-")
     return f"pull-{image}-{node.name}"
-
-
-def _images(node: Node) -> list[str]:
-    return output_of(node.name, [*ctr(node), "images", "list", "--quiet"]).split()

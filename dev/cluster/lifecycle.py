@@ -1,9 +1,10 @@
 """The story of the cluster: what ``up`` does in which order, and how ``down`` takes everything away again."""
 
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from dev.cluster import image_build, remains
-from dev.cluster.binaries import BUILDS, ensure_built
+from dev.cluster.binaries import BUILDS, TRAINING_OPERATOR, Build, ensure_built
 from dev.cluster.certificates import ensure_certificates
 from dev.cluster.control_plane import ensure_control_plane, ensure_dns
 from dev.cluster.debian import ensure_packages
@@ -16,22 +17,31 @@ from dev.cluster.processes import find
 from dev.cluster.registry import ensure_registry, registry
 from dev.cluster.steps import Durations, Run, Step
 from dev.cluster.storage import ensure_storage
+from dev.cluster.training_operator import ensure_training_operator
 
 DURATIONS = CACHE / "durations.json"
+# What `--with` takes, and the program that it needs.
+ADDITIONS: Mapping[str, Build] = {TRAINING_OPERATOR.module: TRAINING_OPERATOR}
 
 
-def up(gpus: int) -> None:
-    """Bring the cluster up with both images loaded; what is up already is left alone."""
+def up(gpus: int, additions: Collection[str]) -> None:
+    """Bring the cluster up with both images loaded; what is up already is left alone.
+
+    Args:
+        gpus: GPUs that each node claims to have.
+        additions: names of ADDITIONS to install besides; one that an earlier `up` has installed stays.
+    """
     remains.end_orphans()
     remains.clear_if_stale()
-    execute([*program_steps(), *cluster_steps(gpus), *image_steps(("registry", *(node.name for node in NODES)))])
+    images = image_steps(("registry", *(node.name for node in NODES)))
+    execute([*program_steps(additions), *cluster_steps(gpus), *addition_steps(additions), *images])
     print(f"The cluster is up: export KUBECONFIG={KUBECONFIG}")
 
 
-def programs() -> None:
+def programs(additions: Collection[str]) -> None:
     """Build the programs, and nothing that runs."""
     remains.end_orphans()
-    execute(program_steps())
+    execute(program_steps(additions))
 
 
 def images() -> None:
@@ -47,9 +57,10 @@ def execute(steps: list[Step]) -> None:
     Run(steps, Durations(DURATIONS)).execute()
 
 
-def program_steps() -> list[Step]:
+def program_steps(additions: Collection[str]) -> list[Step]:
     """Return the steps that fill the cache; packages come over the network while Go keeps the processor busy."""
-    built = [Step(f"program {build.module}", partial(ensure_built, build)) for build in BUILDS]
+    builds = [*BUILDS, *(build for name, build in ADDITIONS.items() if name in additions)]
+    built = [Step(f"program {build.module}", partial(ensure_built, build)) for build in builds]
     return [Step("Debian packages", ensure_packages), *built]
 
 
@@ -70,6 +81,14 @@ def cluster_steps(gpus: int) -> list[Step]:
     storage_needs = ("program local-path-provisioner", *(node.name for node in NODES))
     steps.append(Step("storage", ensure_storage, storage_needs))
     return steps
+
+
+def addition_steps(additions: Collection[str]) -> list[Step]:
+    """Return the steps that install what was asked for into two Ready nodes."""
+    if TRAINING_OPERATOR.module not in additions:
+        return []
+    needs = (f"program {TRAINING_OPERATOR.module}", *(node.name for node in NODES))
+    return [Step(TRAINING_OPERATOR.module, ensure_training_operator, needs)]
 
 
 def image_steps(cluster: tuple[str, ...]) -> list[Step]:

@@ -1,6 +1,6 @@
 """What of the cluster is running, for a person."""
 
-from dev.cluster import control_plane, nodes
+from dev.cluster import control_plane, nodes, training_operator
 from dev.cluster.commands import output_of
 from dev.cluster.failure import ClusterError
 from dev.cluster.image_build import IMAGES
@@ -35,6 +35,10 @@ def show_status() -> bool:
     except ClusterError as error:
         print(error.what)
         healthy = False
+    if training_operator.is_installed():
+        ready = training_operator.is_ready()
+        healthy = healthy and ready
+        print(f"{training_operator.PART:<28} {'running in a pod' if ready else 'NOT READY'}")
     for image in IMAGES:
         print(f"image {image.reference()}")
     print(f"export KUBECONFIG={KUBECONFIG}")

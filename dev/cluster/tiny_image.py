@@ -5,6 +5,7 @@ import io
 import json
 import platform
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from dev.cluster.layout import IMAGE_PREFIX
@@ -18,17 +19,28 @@ TINY_IMAGE = f"{IMAGE_PREFIX}/finetune-cluster-tiny:1"
 
 def tiny_image_archive(busybox: bytes) -> bytes:
     """Return the image as a docker archive, the same bytes for the same busybox."""
-    layer = _layer(busybox)
+    process = {"Cmd": ["/bin/tail", "-f", "/dev/null"], "Env": ["PATH=/bin"], "WorkingDir": "/"}
+    return docker_archive(TINY_IMAGE, _layer(busybox), process)
+
+
+def docker_archive(reference: str, layer: bytes, process: Mapping[str, object]) -> bytes:
+    """Return an image of one layer as a docker archive, the same bytes for the same content.
+
+    Args:
+        reference: the image's name and tag.
+        layer: a tar file with everything that is in the image.
+        process: what a container runs by default, in the words of the OCI image configuration's `config`.
+    """
     configuration = {
         "architecture": ARCHITECTURES[platform.machine()],
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
-        "config": {"Cmd": ["/bin/tail", "-f", "/dev/null"], "Env": ["PATH=/bin"], "WorkingDir": "/"},
+        "config": process,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     config = json.dumps(configuration, sort_keys=True).encode()
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = [{"Config": config_name, "RepoTags": [TINY_IMAGE], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": config_name, "RepoTags": [reference], "Layers": ["layer.tar"]}]
     return _tar([(config_name, config), ("layer.tar", layer), ("manifest.json", json.dumps(manifest).encode())])
 
 

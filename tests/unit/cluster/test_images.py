@@ -11,6 +11,7 @@ import pytest
 from dev.cluster import image_build
 from dev.cluster.image_build import Image, take_sources
 from dev.cluster.tiny_image import TINY_IMAGE, tiny_image_archive
+from dev.cluster.training_operator import image_reference, training_operator_archive
 
 IMAGE = Image("finetune-operator", "operator/Dockerfile", ("operator/finetune_operator", "pyproject.toml"))
 
@@ -99,3 +100,15 @@ def test_the_sandbox_image_is_a_docker_archive_that_runs_busybox() -> None:
 
 def test_the_same_busybox_makes_the_same_sandbox_image() -> None:
     assert tiny_image_archive(b"busybox") == tiny_image_archive(b"busybox")
+
+
+def test_the_training_operators_image_is_its_program_under_the_name_that_its_manifests_start() -> None:
+    archive = unpacked(training_operator_archive(b"\x7fELF manager"))
+    [manifest] = json.loads(archive["manifest.json"])
+    [layer] = [archive[name] for name in manifest["Layers"]]
+
+    assert manifest["RepoTags"] == [image_reference()]
+    assert image_reference().startswith("localhost:5000/training-operator:v1.9.4-")
+    assert unpacked(layer) == {"manager": b"\x7fELF manager"}
+    with tarfile.open(fileobj=io.BytesIO(layer)) as files:
+        assert files.getmember("manager").mode == 0o755
