@@ -144,10 +144,24 @@ NAME_RULE = Rule(
     names.JOB_NAME_RULE,
     ".metadata.name",
 )
+MUTABLE_FIELDS = frozenset({"runPolicy", "suspend"})
+
+
+def _unchanged(field: str) -> str:
+    """Return the expression that a field of the spec, which may be missing, is as it was."""
+    new, old = f"self.spec.{field}", f"oldSelf.spec.{field}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+_FIXED_FIELDS = [
+    field.alias for field in FineTuneJobSpec.model_fields.values() if field.alias and field.alias not in MUTABLE_FIELDS
+]
 IMMUTABLE_RULE = Rule(
-    "self.spec == oldSelf.spec || !has(oldSelf.status) || !has(oldSelf.status.conditions) || "
-    "!oldSelf.status.conditions.exists(condition, condition.type == 'Accepted' && condition.status == 'True')",
-    "cannot be changed after the job was accepted; delete the job and apply it anew, or apply it under another name",
+    "!has(oldSelf.status) || !has(oldSelf.status.conditions) || "
+    "!oldSelf.status.conditions.exists(condition, condition.type == 'Accepted' && condition.status == 'True') || "
+    f"({' && '.join(_unchanged(field) for field in _FIXED_FIELDS)})",
+    "cannot be changed after the job was accepted, except for suspend and runPolicy; delete the job and apply it anew, "
+    "or apply it under another name",
     ".spec",
 )
 ROOT_RULES = (NAME_RULE, IMMUTABLE_RULE)

@@ -251,11 +251,59 @@ class Storage(SpecModel):
     )
 
 
+class RunPolicy(SpecModel):
+    """How long the job may take, and what follows when its training breaks off. It may be changed at any time."""
+
+    max_restarts: int = Field(
+        default=6,
+        ge=0,
+        le=100,
+        description="How many times training starts anew from its last checkpoint when a node, a pod or the network "
+        "fails. What would fail the same way again, such as a loss that is no number, is not tried again.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="The job fails when it is not done so long after it was accepted, waiting included. Suspending it "
+        "stops this clock, and resuming starts it from zero, as with a Kubernetes Job.",
+    )
+    stall_timeout_seconds: int = Field(
+        default=1800,
+        ge=0,
+        le=2**31 - 1,
+        description="Training that has done no step for so long is stopped and starts anew from its last checkpoint; "
+        "it has to be longer than loading the model takes. 0 waits for ever.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="The job is deleted so long after it succeeded or failed; claims as storage.reclaim says. A job "
+        "without this stays.",
+    )
+    termination_grace_period_seconds: int = Field(
+        default=300,
+        ge=1,
+        le=86400,
+        description="What a training pod that is told to stop gets to finish its step and to write a checkpoint. A "
+        "change counts from the next attempt on.",
+    )
+
+
 class FineTuneJobSpec(TrainerSpec):
     """What is to be fine-tuned, on what, and where the result is kept."""
 
     compute: Compute = Field(default=Compute(), description="How many processes train, on what, placed how.")
     storage: Storage = Field(description="Where files are kept.")
+    run_policy: RunPolicy = Field(
+        default=RunPolicy(), description="How long the job may take, and what follows when its training breaks off."
+    )
+    suspend: bool = Field(
+        default=False,
+        description="true stops the job at its next step with a checkpoint and frees its GPUs; false lets it go on "
+        "from there. Claims and what is on them stay. It may be changed at any time.",
+    )
     secret_name: ObjectName | None = Field(
         default=None,
         description="Secret of the job's namespace with the keys HF_TOKEN and WANDB_API_KEY, either of which may be "

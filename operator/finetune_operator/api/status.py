@@ -7,6 +7,10 @@ from pydantic.alias_generators import to_camel
 
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 
+# What is kept in a status, which is read and written whole: the newest of them.
+MAX_ATTEMPTS = 100
+MAX_DAMAGED_CHECKPOINTS = 20
+
 
 class StatusModel(BaseModel):
     """A group of status fields: camelCase in YAML, immutable in Python; fields of another version are passed over."""
@@ -21,6 +25,9 @@ class Phase(StrEnum):
     PREPARING = "Preparing"
     STARTING = "Starting"
     RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -31,6 +38,7 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     PREPARED = "Prepared"
     RUNNING = "Running"
+    SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -72,6 +80,9 @@ class Progress(StatusModel):
     loss_text: str | None = Field(default=None, description="The loss with three decimals, for kubectl get.")
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
     tokens_per_second: float | None = Field(default=None, description="Throughput of all processes.")
+    last_step_time: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When the last step ended."
+    )
     eta: str | None = Field(default=None, description="Time left, for example `1h05m`.")
 
 
@@ -83,15 +94,31 @@ class Attempt(StatusModel):
     ended: str | None = Field(
         default=None,
         json_schema_extra={"format": "date-time"},
-        description="When its first pod failed or all were done.",
+        description="When it was known that it had ended: a pod of it had failed, or all were done.",
     )
-    reason: str | None = Field(default=None, max_length=256, description="Why it ended.")
+    reason: str | None = Field(default=None, max_length=256, description="Why it ended, in a word.")
+    message: str | None = Field(default=None, max_length=32768, description="What was seen that tells so.")
+    resumed_from_step: int | None = Field(
+        default=None, ge=0, description="Step of the checkpoint that it went on from; 0 is the very start."
+    )
+    last_step: int | None = Field(default=None, ge=0, description="Last step that it was seen to do.")
+    steps_lost: int | None = Field(
+        default=None, ge=0, description="Steps after the last checkpoint, which the next attempt has to do again."
+    )
 
 
 class Checkpoint(StatusModel):
-    """The newest checkpoint."""
+    """The newest complete checkpoint."""
 
     step: int = Field(ge=0, description="Step that it was written after.")
+    time: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When it was complete."
+    )
+    path: str | None = Field(
+        default=None, max_length=4096, description="Its directory, relative to the shared filesystem's root."
+    )
+    bytes: int | None = Field(default=None, ge=0, description="Size of its files.")
+    digest: str | None = Field(default=None, max_length=256, description="`sha256:` digest of its manifest.")
 
 
 class Result(TrainedReport):
@@ -113,17 +140,28 @@ class FineTuneJobStatus(StatusModel):
         default=(),
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        description="Accepted, Prepared, Running, Complete, Failed.",
+        description="Accepted, Prepared, Running, Suspended, Complete, Failed.",
     )
     start_time: str | None = Field(
-        default=None, json_schema_extra={"format": "date-time"}, description="When the job was accepted."
+        default=None,
+        json_schema_extra={"format": "date-time"},
+        description="When the job was accepted, or last resumed. A suspended job has none.",
     )
     completion_time: str | None = Field(
         default=None, json_schema_extra={"format": "date-time"}, description="When it succeeded or failed."
     )
     plan: PreparedReport | None = Field(default=None, description="What prepare found and resolved.")
     progress: Progress | None = Field(default=None, description="How far the training is.")
-    attempts: tuple[Attempt, ...] = Field(default=(), max_length=1000, description="The gangs, oldest first.")
-    restarts: int = Field(default=0, ge=0, description="Attempts after the first.")
-    checkpoint: Checkpoint | None = Field(default=None, description="The newest checkpoint.")
+    attempts: tuple[Attempt, ...] = Field(
+        default=(), max_length=MAX_ATTEMPTS, description="The gangs, oldest first; the newest hundred."
+    )
+    restarts: int = Field(
+        default=0, ge=0, description="Attempts that were made because one had failed; resuming is none."
+    )
+    checkpoint: Checkpoint | None = Field(default=None, description="The newest complete checkpoint.")
+    damaged_checkpoints: tuple[str, ...] = Field(
+        default=(),
+        max_length=MAX_DAMAGED_CHECKPOINTS,
+        description="Checkpoints that could not be gone on from: which, what is wrong, and what was used instead.",
+    )
     result: Result | None = Field(default=None, description="What came out.")

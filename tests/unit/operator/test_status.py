@@ -88,6 +88,7 @@ def test_progress_is_formatted_for_kubectl_get() -> None:
         "loss_text": "1.235",
         "learning_rate": 0.0002,
         "tokens_per_second": 98765.4,
+        "last_step_time": None,
         "eta": "1h04m",
     }
     assert told.checkpoint is not None
