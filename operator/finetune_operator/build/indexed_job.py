@@ -1,11 +1,11 @@
 """The Indexed Jobs that train: one for each role of the gang, a pod for each node."""
 
 from finetune_operator import names
-from finetune_operator.build import pod
 from finetune_operator.build.manifest import Manifest, metadata, with_digest
-from finetune_operator.names import Label, Stage
+from finetune_operator.build.training_pod import gang_labels, training_pod_template
+from finetune_operator.names import Label
 from finetune_operator.plan import Plan, Role
-from finetune_trainer.contract import environment, series
+from finetune_trainer.contract import environment
 
 
 def build_train_jobs(plan: Plan, attempt: int) -> list[Manifest]:
@@ -14,11 +14,9 @@ def build_train_jobs(plan: Plan, attempt: int) -> list[Manifest]:
 
 
 def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
-    labels = {
-        Label.STAGE.value: Stage.TRAIN.value,
-        Label.ROLE.value: role.name.value,
-        Label.ATTEMPT.value: str(attempt),
-    }
+    labels = gang_labels(attempt) | {Label.ROLE.value: role.name.value}
+    template = training_pod_template(plan, role, attempt, variables=_gang_variables(plan, role, attempt))
+    template["spec"]["subdomain"] = names.gang_service(plan.name, attempt)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -31,34 +29,8 @@ def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
             "backoffLimit": 0,
             # A pod that is going away still holds its GPUs and its name; no second one beside it.
             "podReplacementPolicy": "Failed",
-            "template": {
-                "metadata": {"labels": names.job_labels(plan.name) | labels},
-                "spec": _training_pod(plan, role, attempt),
-            },
+            "template": template,
         },
-    }
-
-
-def _training_pod(plan: Plan, role: Role, attempt: int) -> Manifest:
-    spec = pod.pod_spec(
-        plan,
-        verb="train",
-        mounts=role.mounts,
-        variables=_gang_variables(plan, role, attempt),
-        resources=pod.training_resources(plan),
-        ports=[{"name": series.METRICS_PORT_NAME, "containerPort": series.METRICS_PORT, "protocol": "TCP"}],
-    )
-    # Nodes are machines: pods of a gang are spread over as many as there are. Not more than a wish, because a gang
-    # computes the same on fewer machines, and a rule would leave it waiting beside GPUs that are free.
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": names.gang_selector(plan.name, attempt)},
-    }
-    return spec | {
-        "subdomain": names.gang_service(plan.name, attempt),
-        "topologySpreadConstraints": [spread],
     }
 
 
@@ -71,5 +43,4 @@ def _gang_variables(plan: Plan, role: Role, attempt: int) -> dict[str, str]:
         environment.MASTER_PORT: str(environment.RENDEZVOUS_PORT),
         # The node's rank is this plus JOB_COMPLETION_INDEX, which Kubernetes sets.
         environment.FIRST_NODE_RANK: str(role.first_rank),
-        environment.ATTEMPT: str(attempt),
     }
