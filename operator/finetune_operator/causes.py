@@ -6,6 +6,7 @@ because they are what a search engine and an administrator know.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.names import ConditionReason, Label, Stage
@@ -158,6 +159,45 @@ def is_pending_claim(body: Body) -> bool:
     return bool(body["kind"] == "PersistentVolumeClaim" and phase == "Pending")
 
 
+def why_node_is_silent(pod: Body) -> Trouble | None:
+    """Return that the node of a pod does not answer, or None while it does."""
+    since = node_silent_since(pod)
+    if since is None:
+        return None
+    node = pod.get("spec", {}).get("nodeName")
+    return Trouble(
+        ConditionReason.NODE_LOST,
+        f"Node {node}, on which pod {pod['metadata']['name']} runs, has not answered since {since:%H:%M:%S} UTC.",
+    )
+
+
+def node_silent_since(pod: Body) -> datetime | None:
+    """Return since when the cluster has held the node of a pod for lost, or None while it does not.
+
+    The pod itself tells, so that nobody needs to read nodes: the node controller takes readiness from the pods of a
+    node that does not answer, where a kubelet takes it from their containers too. NB: the taint manager's mark
+    is no proof, because a node that was tainted by hand answers.
+    https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/util/node/controller_utils.go (MarkPodsNotReady)
+    """
+    ready, containers = _condition(pod, "Ready"), _condition(pod, "ContainersReady")
+    if ready is None or containers is None:
+        return None
+    taken_away = ready.get("status") == "False" and containers.get("status") == "True"
+    return _time(ready) if taken_away else None
+
+
+def deletion_asked_at(pod: Body) -> datetime | None:
+    """Return when somebody asked for a pod's deletion, or None when nobody did.
+
+    NB: deletionTimestamp is when the pod should be gone, its grace period after that.
+    """
+    due = pod["metadata"].get("deletionTimestamp")
+    if due is None:
+        return None
+    grace_seconds = pod["metadata"].get("deletionGracePeriodSeconds") or 0
+    return datetime.fromisoformat(due) - timedelta(seconds=grace_seconds)
+
+
 def termination_of(pod: Body) -> TerminationMessage | None:
     """Return the last word of the pod's container, or None when it runs or left none."""
     terminated = _container_state(pod, "terminated")
@@ -227,6 +267,11 @@ def _condition(body: Body, condition_type: str) -> Body | None:
         if condition.get("type") == condition_type:
             return dict(condition)
     return None
+
+
+def _time(condition: Body) -> datetime | None:
+    changed = condition.get("lastTransitionTime")
+    return None if changed is None else datetime.fromisoformat(changed)
 
 
 def _container_state(pod: Body, state: str) -> Body | None:

@@ -55,7 +55,11 @@ class Child:
 class PodSeen:
     """A pod of a Kubernetes Job."""
 
-    name: str
+    child: Child
+    attempt: int
+    """Attempt that it belongs to; 0 when it prepares."""
+    node: str | None
+    """Where it was put; None while no node has taken it."""
     ip: str | None
     ready: bool
     """Whether its container runs."""
@@ -66,6 +70,15 @@ class PodSeen:
     """The container's last word, when it ended and left one."""
     waits: Trouble | None
     failure: Trouble | None
+    node_silent: Trouble | None
+    """That its node does not answer. No failure yet: the node may come back, and the pod may be running on it."""
+    unanswered_since: datetime | None
+    """Since when it has been known that its deletion was asked for and that no kubelet answers to carry it out."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.child.key.name
 
     @property
     def failed_by_another(self) -> bool:
@@ -85,6 +98,8 @@ class JobSeen:
     """Those that it has, by name."""
     own_trouble: Trouble | None
     """What it says of itself: its pods are refused, or it failed and no pod tells why."""
+    suspended: bool = False
+    """Whether a queue (Kueue) holds it back, or has taken its place away: it has no pods, or they are leaving."""
 
     @property
     def waits(self) -> Trouble | None:
@@ -122,6 +137,18 @@ class Observed:
     """Why the API server would not make a child."""
     pods_leaving: tuple[str, ...] = ()
     """Training pods that have not ended and whose Job is gone, by name."""
+    training_pods: tuple[PodSeen, ...] = ()
+    """All training pods that have not ended, of whichever attempt and of a former job too, by name."""
+
+    def in_the_way(self, attempt: int) -> tuple[PodSeen, ...]:
+        """Return the training pods that have to be gone before an attempt may start: all that are not its own."""
+        own = {pod.child.uid for job in self.gangs.get(attempt, ()) for pod in job.pods}
+        return tuple(pod for pod in self.training_pods if pod.child.uid not in own)
+
+    @property
+    def unanswered_pods(self) -> tuple[PodSeen, ...]:
+        """The training pods that only force takes away, because their kubelets are dead; see `unanswered_since`."""
+        return tuple(pod for pod in self.training_pods if pod.unanswered_since is not None)
 
     def foreign(self, keys: Iterable[ObjectKey]) -> Child | None:
         """Return the first of these objects that is there and belongs to somebody else."""
@@ -166,6 +193,11 @@ def observe(
         series=series,
         obstacle=obstacle,
         pods_leaving=_pods_leaving(children, {job.child.uid for _, job in jobs}),
+        training_pods=tuple(
+            _pod_seen(body, seen[object_key(body)], warnings, now)
+            for body in sorted(children, key=object_key)
+            if body["kind"] == "Pod" and _label(body, Label.STAGE) == Stage.TRAIN and not causes.has_ended(body)
+        ),
     )
 
 
@@ -228,7 +260,7 @@ def _child(body: Body, job_uid: str) -> Child:
 
 def _job_seen(body: Body, child: Child, children: Sequence[Body], warnings: WarningsByObject, now: datetime) -> JobSeen:
     pods = tuple(
-        _pod_seen(pod, warnings, now)
+        _pod_seen(pod, _child(pod, child.uid), warnings, now)
         for pod in sorted(children, key=object_key)
         if pod["kind"] == "Pod" and _owner_uid(pod) == child.uid
     )
@@ -238,10 +270,11 @@ def _job_seen(body: Body, child: Child, children: Sequence[Body], warnings: Warn
         own_trouble = causes.why_job_failed(body)
     elif state is JobState.ACTIVE and not pods:
         own_trouble = causes.why_job_has_no_pods(body, warnings.get(child.key, ()))
-    return JobSeen(child, state, body.get("spec", {}).get("completions") or 1, pods, own_trouble)
+    suspended = bool(body.get("spec", {}).get("suspend"))
+    return JobSeen(child, state, body.get("spec", {}).get("completions") or 1, pods, own_trouble, suspended)
 
 
-def _pod_seen(pod: Body, warnings: WarningsByObject, now: datetime) -> PodSeen:
+def _pod_seen(pod: Body, child: Child, warnings: WarningsByObject, now: datetime) -> PodSeen:
     leaving = pod["metadata"].get("deletionTimestamp") is not None
     failure = causes.why_pod_failed(pod)
     if failure is not None and leaving and failure.reason == Reason.TERMINATED:
@@ -250,7 +283,9 @@ def _pod_seen(pod: Body, warnings: WarningsByObject, now: datetime) -> PodSeen:
     if waits is not None and waits.reason == ConditionReason.UNSCHEDULABLE and _age(pod, now) < _ORDINARY_SCHEDULING:
         waits = None
     return PodSeen(
-        name=pod["metadata"]["name"],
+        child=child,
+        attempt=int(_label(pod, Label.ATTEMPT) or 0),
+        node=pod.get("spec", {}).get("nodeName"),
         ip=pod.get("status", {}).get("podIP"),
         ready=causes.is_ready(pod),
         ended=causes.has_ended(pod),
@@ -258,7 +293,16 @@ def _pod_seen(pod: Body, warnings: WarningsByObject, now: datetime) -> PodSeen:
         termination=causes.termination_of(pod),
         waits=waits,
         failure=failure,
+        node_silent=causes.why_node_is_silent(pod),
+        unanswered_since=_unanswered_since(pod),
     )
+
+
+def _unanswered_since(pod: Body) -> datetime | None:
+    silent_since, asked_at = causes.node_silent_since(pod), causes.deletion_asked_at(pod)
+    if silent_since is None or asked_at is None or causes.has_ended(pod):
+        return None
+    return max(silent_since, asked_at)
 
 
 def _state(job: Body) -> JobState:
