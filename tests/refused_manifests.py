@@ -53,6 +53,31 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "epochs in words": ({"training": {"epochs": "three"}}, "spec.training.epochs"),
     "no checkpoint kept": ({"checkpoint": {"keep": 0}}, "spec.checkpoint.keep"),
     "Weights & Biases without a key": ({"tracking": {"wandb": {"project": "calls"}}}, "spec"),
+    # evaluation and export
+    "a gate on a metric that is none": (
+        {"evaluation": {"gate": {"functionAcuracy": ">= 0.85"}}},
+        "spec.evaluation.gate.functionAcuracy",
+    ),
+    "a bound without a sign": ({"evaluation": {"gate": {"loss": "1.5"}}}, "spec.evaluation.gate.loss"),
+    "a bound that is no number": ({"evaluation": {"gate": {"loss": "<= low"}}}, "spec.evaluation.gate.loss"),
+    "an accuracy in percent": (
+        {"evaluation": {"gate": {"functionAccuracy": ">= 85"}}},
+        "spec.evaluation.gate.functionAccuracy",
+    ),
+    "an accuracy that must be low": (
+        {"evaluation": {"gate": {"exactArguments": "<= 0.85"}}},
+        "spec.evaluation.gate.exactArguments",
+    ),
+    "a gate without an evaluation": (
+        {"evaluation": {"enabled": False, "gate": {"improvesBase": True}}},
+        "spec.evaluation",
+    ),
+    "a gate without rows to score": (
+        {"evaluation": {"holdout": {"share": 0}, "gate": {"loss": "<= 1.5"}}},
+        "spec.evaluation",
+    ),
+    "most rows held out": ({"evaluation": {"holdout": {"share": 0.9}}}, "spec.evaluation.holdout.share"),
+    "an upload without a token": ({"export": {"pushTo": {"repository": "team/calls"}}}, "spec"),
     # compute
     "no nodes": ({"compute": {"nodes": 0}}, "spec.compute.nodes"),
     "processes on GPUs": ({"compute": {"processesPerNode": 2}}, "spec.compute"),

@@ -29,6 +29,7 @@ from finetune_operator.api.spec import (
     Toleration,
 )
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
+from finetune_trainer.contract.outcome import Evaluation, Gate
 from finetune_trainer.contract.spec import Dataset, ModelSource
 
 
@@ -79,6 +80,11 @@ STORAGE_RULES = (
     ),
 )
 
+_GATE_IS_SET = " || ".join(
+    ["self.gate.improvesBase"]
+    + [f"has(self.gate.{field.alias})" for name, field in Gate.model_fields.items() if name != "improves_base"]
+)
+
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ModelSource: (ONE_SOURCE, *PATH_RULES),
     Dataset: (ONE_SOURCE, *PATH_RULES),
@@ -127,6 +133,12 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             ".env",
         ),
     ),
+    Evaluation: (
+        Rule(
+            f"!({_GATE_IS_SET}) || (self.enabled && self.holdout.share > 0.0 && self.holdout.maxRows > 0)",
+            "a gate needs held-out rows: leave enabled, holdout.share and holdout.maxRows above zero",
+        ),
+    ),
     SharedStorage: STORAGE_RULES,
     NetworkStorage: STORAGE_RULES,
     FineTuneJobSpec: (
@@ -134,6 +146,10 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.tracking) || !has(self.tracking.wandb) || self.tracking.wandb.mode != 'online' || "
             "has(self.secretName)",
             "tracking.wandb needs secretName, a Secret with WANDB_API_KEY; or set its mode to offline",
+        ),
+        Rule(
+            "!has(self.export) || !has(self.export.pushTo) || has(self.secretName)",
+            "export.pushTo needs secretName, a Secret with an HF_TOKEN that may write",
         ),
     ),
 }

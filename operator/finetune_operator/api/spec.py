@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from finetune_operator.quantity import QUANTITY_PATTERN, quantity_value
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
-from finetune_trainer.contract.spec import SpecModel, TrainerCompute, TrainerSpec, WandbMode
+from finetune_trainer.contract.group import SpecModel
+from finetune_trainer.contract.spec import TrainerCompute, TrainerSpec, WandbMode
 
 # The operator's own variables, and those with which torchrun finds its gang.
 RESERVED_VARIABLE_PATTERN = rf"^(FINETUNE_.*|PET_.*|{JOB_COMPLETION_INDEX})$"
@@ -316,6 +317,12 @@ class FineTuneJobSpec(TrainerSpec):
         wandb = self.tracking.wandb
         if wandb is not None and wandb.mode is WandbMode.ONLINE and self.secret_name is None:
             raise ValueError("tracking.wandb needs secretName, a Secret with WANDB_API_KEY; or set its mode to offline")
+        return self
+
+    @model_validator(mode="after")
+    def _upload_has_its_token(self) -> Self:
+        if self.export.push_to is not None and self.secret_name is None:
+            raise ValueError("export.pushTo needs secretName, a Secret with an HF_TOKEN that may write")
         return self
 
     def trainer_spec(self) -> TrainerSpec:

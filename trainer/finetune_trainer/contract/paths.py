@@ -5,7 +5,10 @@
 <shared>/jobs/<namespace>/<name>/<uid>/           what belongs to one job
     prepared.json                                 what prepare found and resolved
     checkpoints/step-<step>/                      adapter checkpoints
-    adapter/                                      the result, in PEFT layout
+    adapter/                                      the result, in PEFT layout, with its model card
+    evaluation/evaluation.json                    the scores of base and tuned model
+    evaluation/turns.jsonl                        what either wrote, turn by turn
+    merged/                                       base and adapter as one model, where it was asked for
 <network>/<namespace>/<name>/<uid>/               log files; under the job's own directory without a network disk
     training.log  metrics.jsonl  wandb/
 """
@@ -64,6 +67,16 @@ class JobPaths:
     def adapter(self) -> Path:
         """The result, in PEFT layout."""
         return self.job / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores of the base and the tuned model, and what they wrote."""
+        return self.job / "evaluation"
+
+    @property
+    def merged(self) -> Path:
+        """Base and adapter as one model."""
+        return self.job / "merged"
 
     @property
     def logs(self) -> Path:

@@ -8,26 +8,11 @@ descriptions become the documentation of the CRD, the defaults are the recipe of
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from finetune_trainer.contract.group import RepositoryName, SpecModel
+from finetune_trainer.contract.outcome import Evaluation, Export
 
-class SpecModel(BaseModel):
-    """A group of fields of a manifest: camelCase in YAML, immutable in Python, unknown fields refused."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
-
-
-RepositoryName = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=193,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
-        description="Repository on the Hugging Face Hub, as `owner/name`.",
-        examples=["meta-llama/Llama-3.1-8B-Instruct"],
-    ),
-]
 Revision = Annotated[
     str,
     Field(
@@ -339,6 +324,10 @@ class TrainerSpec(SpecModel):
     training: Training = Field(default=Training(), description="The training loop.")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="What is kept on the way.")
     compute: TrainerCompute = Field(default=TrainerCompute(), description="How many processes train, and on what.")
+    evaluation: Evaluation = Field(
+        default=Evaluation(), description="Base and tuned model are scored on rows that training never sees."
+    )
+    export: Export = Field(default=Export(), description="What is made of the adapter besides itself.")
     tracking: Tracking = Field(default=Tracking(), description="Where a run is reported besides Prometheus.")
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from finetune_trainer.contract.evaluation import EvaluationReport, ExportReport
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.report import Report
 
@@ -98,13 +99,16 @@ class TerminationMessage(Report):
     prepared: PreparedReport | None = None
     trained: TrainedReport | None = None
     progress: ProgressReport | None = None  # on the node of rank 0, once the training has begun
+    evaluated: EvaluationReport | None = None  # also where the gate was not met
+    exported: ExportReport | None = None
 
 
 def write_termination(path: Path, termination: TerminationMessage) -> None:
     """Write a termination message of at most `MAX_BYTES`.
 
-    What is too long loses, until it fits, the middle of its text, then what it says of damaged checkpoints, which the
-    log has too, then its notes, then the list of its data sets; prepared.json has them all.
+    What is too long loses, until it fits, the scores of single tools, the middle of its text, then what it says of
+    damaged checkpoints, which the log has too, then its notes, then the list of its data sets; prepared.json and
+    evaluation.json have them all.
 
     Raises:
         OSError: the file cannot be written.
@@ -124,7 +128,7 @@ def read_termination(text: str | None) -> TerminationMessage | None:
 
 def _fitted(termination: TerminationMessage) -> str:
     text = _text(termination)
-    for shorten in (_with_shorter_message, _without_damages, _without_notes, _with_datasets_merged):
+    for shorten in (_without_tools, _with_shorter_message, _without_damages, _without_notes, _with_datasets_merged):
         excess_bytes = len(text.encode()) - MAX_BYTES
         if excess_bytes > 0:
             termination = shorten(termination, excess_bytes)
@@ -134,6 +138,12 @@ def _fitted(termination: TerminationMessage) -> str:
 
 def _text(termination: TerminationMessage) -> str:
     return termination.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _without_tools(termination: TerminationMessage, _: int) -> TerminationMessage:
+    if termination.evaluated is None:
+        return termination
+    return termination.model_copy(update={"evaluated": termination.evaluated.model_copy(update={"tools": ()})})
 
 
 def _with_shorter_message(termination: TerminationMessage, excess_bytes: int) -> TerminationMessage:
