@@ -177,7 +177,7 @@ def node_silent_since(pod: Body) -> datetime | None:
     The pod itself tells, so that nobody needs to read nodes: the node controller takes readiness from the pods of a
     node that does not answer, where a kubelet takes it from their containers too. NB: the taint manager's mark
     is no proof, because a node that was tainted by hand answers.
-    https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/util/node/controller_utils.go (MarkPodsNotReady)
+    MarkPodsNotReady in https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/util/node/controller_utils.go
     """
     ready, containers = _condition(pod, "Ready"), _condition(pod, "ContainersReady")
     if ready is None or containers is None:

@@ -121,6 +121,41 @@ class Checkpoint(StatusModel):
     digest: str | None = Field(default=None, max_length=256, description="`sha256:` digest of its manifest.")
 
 
+class Activity(StrEnum):
+    """What becomes of the GPUs' time."""
+
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    RECOVERING = "Recovering"
+    NONE = "None"
+
+
+class Accounting(StatusModel):
+    """GPU-seconds of the training stage by what became of them; process-seconds where it trains on processors."""
+
+    queued_gpu_seconds: int = Field(
+        default=0, ge=0, description="While no gang ran: no node was free, the image was pulled, a queue held it back."
+    )
+    starting_gpu_seconds: int = Field(
+        default=0, ge=0, description="While all pods ran and no step was begun: they met, and read the model."
+    )
+    productive_gpu_seconds: int = Field(
+        default=0, ge=0, description="Steps that count: each checkpoint adds those up to it, the end adds the last."
+    )
+    lost_gpu_seconds: int = Field(
+        default=0, ge=0, description="Steps that had to be done again, and the time from a failure to the next gang."
+    )
+    activity: Activity = Field(
+        description="What becomes of the GPUs' time now: `Queued`, `Starting`, `Training`, `Recovering`, or `None` of "
+        "it while they are free."
+    )
+    since: str = Field(
+        json_schema_extra={"format": "date-time"},
+        description="Until when the time has been added up; the rest is open.",
+    )
+
+
 class Result(TrainedReport):
     """What came out."""
 
@@ -164,4 +199,5 @@ class FineTuneJobStatus(StatusModel):
         max_length=MAX_DAMAGED_CHECKPOINTS,
         description="Checkpoints that could not be gone on from: which, what is wrong, and what was used instead.",
     )
+    accounting: Accounting | None = Field(default=None, description="What became of the GPUs' time.")
     result: Result | None = Field(default=None, description="What came out.")
