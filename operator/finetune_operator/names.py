@@ -35,6 +35,17 @@ JOB_NAME_RULE = (
 MAX_POD_INDEX_CHARACTERS = len("-1023")
 MAX_JOB_CHARACTERS = MAX_LABEL_CHARACTERS - MAX_POD_INDEX_CHARACTERS
 
+# Kubeflow's training-operator, v1.9. It knows its container and the port of the rendezvous by these names, and calls a
+# pod and the Service of that pod `<PyTorchJob>-worker-1022`.
+# https://github.com/kubeflow/trainer/blob/release-1.9/pkg/apis/kubeflow.org/v1/pytorch_types.go
+PYTORCH_JOB_GROUP = "kubeflow.org"
+PYTORCH_JOB_VERSION = "v1"
+PYTORCH_JOB_KIND = "PyTorchJob"
+PYTORCH_JOB_PLURAL = "pytorchjobs"
+PYTORCH_CONTAINER = "pytorch"
+PYTORCH_PORT = "pytorchjob-port"
+MAX_PYTORCH_JOB_CHARACTERS = MAX_LABEL_CHARACTERS - len("-worker-1022")
+
 
 class Label(StrEnum):
     """Label keys of the child objects."""
@@ -121,6 +132,11 @@ def gang_service(job_name: str, attempt: int) -> str:
 def train_job(job_name: str, attempt: int, role: RoleName) -> str:
     """Return the name of the Indexed Job that runs a role of an attempt."""
     return _fitted(job_name, f"-a{attempt}-{role}", MAX_JOB_CHARACTERS)
+
+
+def pytorch_job(job_name: str, attempt: int) -> str:
+    """Return the name of the PyTorchJob that runs an attempt."""
+    return _fitted(job_name, f"-a{attempt}", MAX_PYTORCH_JOB_CHARACTERS)
 
 
 def pod_hostname(indexed_job_name: str, index: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from finetune_operator import names
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.spec import AccessMode, Reclaim, SharedStorage
+from finetune_operator.api.spec import AccessMode, Backend, Reclaim, SharedStorage
 from finetune_operator.errors import InvalidJob
 from finetune_operator.names import RoleName
 from finetune_operator.settings import Settings
@@ -65,6 +65,7 @@ class Plan:
     image: str
     image_pull_policy: str
     disks: tuple[Disk, ...]
+    backend: Backend
     roles: tuple[Role, ...]
     num_nodes: int
     num_processes_per_node: int
@@ -121,12 +122,13 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
     problems = _problems(job, settings, disks, claim_access_modes)
     if problems:
         raise InvalidJob(problems)
-    roles, role_reason = _roles(disks, compute.nodes)
+    roles, role_reason = _roles(disks, compute.nodes, compute.backend)
     return Plan(
         job=job,
         image=compute.image or settings.trainer_image,
         image_pull_policy=str(compute.image_pull_policy or settings.trainer_image_pull_policy),
         disks=disks,
+        backend=compute.backend,
         roles=roles,
         num_nodes=compute.nodes,
         num_processes_per_node=compute.num_processes_per_node,
@@ -140,8 +142,10 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
     )
 
 
-def _roles(disks: tuple[Disk, ...], nodes: int) -> tuple[tuple[Role, ...], str]:
+def _roles(disks: tuple[Disk, ...], nodes: int, backend: Backend) -> tuple[tuple[Role, ...], str]:
     one_node_disks = [disk for disk in disks if disk.volume == NETWORK_VOLUME and not disk.many_nodes]
+    if backend is Backend.PYTORCH_JOB:
+        return _master_and_workers(disks, one_node_disks, nodes)
     if nodes == 1:
         return (Role(RoleName.NODE, 1, 0, disks),), "One node: one pod mounts everything."
     if not one_node_disks:
@@ -149,13 +153,33 @@ def _roles(disks: tuple[Disk, ...], nodes: int) -> tuple[tuple[Role, ...], str]:
             (Role(RoleName.NODE, nodes, 0, disks),),
             f"Every claim can be mounted on all {nodes} nodes: one Indexed Job runs the gang.",
         )
-    shared = tuple(disk for disk in disks if disk not in one_node_disks)
-    claim = f"Claim {one_node_disks[0].claim_name}"
-    seen = f"{claim} was not seen yet" if one_node_disks[0].many_nodes is None else f"{claim} goes to one node only"
+    seen = _why_only_one(one_node_disks[0])
     return (
-        (Role(RoleName.LEADER, 1, 0, disks), Role(RoleName.WORKER, nodes - 1, 1, shared)),
+        _leader_and_workers(disks, one_node_disks, nodes),
         f"{seen}: a leader with rank 0 mounts it, the workers ({nodes - 1}) do not.",
     )
+
+
+def _master_and_workers(
+    disks: tuple[Disk, ...], one_node_disks: list[Disk], nodes: int
+) -> tuple[tuple[Role, ...], str]:
+    """Return the roles of a PyTorchJob, which always has a master."""
+    if nodes == 1:
+        return (Role(RoleName.LEADER, 1, 0, disks),), "One node: the PyTorchJob is its master alone."
+    reason = f"One PyTorchJob runs the gang: a master with rank 0, and the workers ({nodes - 1})."
+    if one_node_disks:
+        reason += f" {_why_only_one(one_node_disks[0])}: the master alone mounts it."
+    return _leader_and_workers(disks, one_node_disks, nodes), reason
+
+
+def _leader_and_workers(disks: tuple[Disk, ...], one_node_disks: list[Disk], nodes: int) -> tuple[Role, ...]:
+    on_every_node = tuple(disk for disk in disks if disk not in one_node_disks)
+    return (Role(RoleName.LEADER, 1, 0, disks), Role(RoleName.WORKER, nodes - 1, 1, on_every_node))
+
+
+def _why_only_one(disk: Disk) -> str:
+    claim = f"Claim {disk.claim_name}"
+    return f"{claim} was not seen yet" if disk.many_nodes is None else f"{claim} goes to one node only"
 
 
 def _disks(job: FineTuneJob, claim_access_modes: ClaimAccessModes) -> tuple[Disk, ...]:

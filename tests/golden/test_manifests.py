@@ -69,6 +69,10 @@ CASES = {
             prepare_memory="16Gi",
         ),
     ),
+    "pytorch-job-on-a-network-disk": Case(
+        {"compute": {"backend": "PyTorchJob", "nodes": 4, "gpusPerNode": 8}, "storage": NETWORK}
+    ),
+    "pytorch-job-of-one-node": Case({"compute": {"backend": "PyTorchJob"}}),
     "claims-deleted-with-the-job": Case({"storage": NETWORK | {"reclaim": "Delete"}}),
     "name-of-63-characters": Case(
         {"compute": {"nodes": 2}, "storage": NETWORK},

@@ -147,9 +147,21 @@ class ImagePullPolicy(StrEnum):
     NEVER = "Never"
 
 
+class Backend(StrEnum):
+    """What makes the training pods and watches over them."""
+
+    JOB = "Job"
+    PYTORCH_JOB = "PyTorchJob"
+
+
 class Compute(TrainerCompute):
     """How many processes train, on what, and how Kubernetes places their pods."""
 
+    backend: Backend = Field(
+        default=Backend.JOB,
+        description="What runs the training pods. `Job`: Indexed Jobs, which every cluster has. `PyTorchJob`: that of "
+        "Kubeflow's training-operator, which has to be installed.",
+    )
     image: str | None = Field(
         default=None,
         min_length=1,

@@ -26,6 +26,7 @@ def pod_spec(
     variables: Mapping[str, str],
     resources: Manifest,
     ports: Sequence[Manifest] = (),
+    container_name: str = names.CONTAINER,
 ) -> Manifest:
     """Return the spec of a pod that runs a verb of the trainer.
 
@@ -36,8 +37,12 @@ def pod_spec(
         variables: environment of this verb, besides what every container of the job gets.
         resources: requests and limits of the container.
         ports: ports that the container serves.
+        container_name: name of the container.
     """
-    container = _container(plan, verb, mounts) | {"env": _environment(plan, variables), "resources": resources}
+    container = _container(container_name, plan, verb, mounts) | {
+        "env": _environment(plan, variables),
+        "resources": resources,
+    }
     if ports:
         container["ports"] = list(ports)
     return {
@@ -62,9 +67,9 @@ def training_resources(plan: Plan) -> Manifest:
     return {kind: amounts for kind, amounts in resources.items() if amounts}
 
 
-def _container(plan: Plan, verb: str, mounts: Sequence[Disk]) -> Manifest:
+def _container(name: str, plan: Plan, verb: str, mounts: Sequence[Disk]) -> Manifest:
     return {
-        "name": names.CONTAINER,
+        "name": name,
         "image": plan.image,
         "imagePullPolicy": plan.image_pull_policy,
         "args": _arguments(verb, mounts),

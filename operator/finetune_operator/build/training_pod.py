@@ -22,6 +22,7 @@ def training_pod_template(
     *,
     variables: Mapping[str, str],
     ports: Sequence[Manifest] = (),
+    container_name: str = names.CONTAINER,
 ) -> Manifest:
     """Return the template of a role's pods.
 
@@ -31,6 +32,7 @@ def training_pod_template(
         attempt: number of the attempt.
         variables: how a pod finds its gang, as far as the back-end does not tell it.
         ports: ports of the container besides that of its metrics.
+        container_name: name of the container, where the back-end expects one.
     """
     spec = pod.pod_spec(
         plan,
@@ -42,6 +44,7 @@ def training_pod_template(
             {"name": series.METRICS_PORT_NAME, "containerPort": series.METRICS_PORT, "protocol": "TCP"},
             *ports,
         ],
+        container_name=container_name,
     )
     labels = names.job_labels(plan.name) | gang_labels(attempt) | {Label.ROLE.value: role.name.value}
     return {

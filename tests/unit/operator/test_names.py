@@ -24,6 +24,7 @@ def test_children_are_called_after_their_job() -> None:
     assert names.gang_service("calls", 3) == "calls-a3"
     assert names.train_job("calls", 3, RoleName.LEADER) == "calls-a3-leader"
     assert names.pod_hostname("calls-a3-leader", 0) == "calls-a3-leader-0"
+    assert names.pytorch_job("calls", 3) == "calls-a3"
 
 
 def test_a_long_name_is_cut_and_ends_in_eight_digits_of_its_digest() -> None:
@@ -51,10 +52,18 @@ def test_the_hostname_of_every_pod_of_a_large_gang_is_a_dns_label(job_name: str,
     assert DNS_LABEL.fullmatch(hostname)
 
 
+@given(job_names, attempts)
+def test_the_service_of_every_pod_of_a_large_pytorch_job_has_a_name(job_name: str, attempt: int) -> None:
+    service = f"{names.pytorch_job(job_name, attempt)}-worker-1022"
+    assert len(service) <= 63
+    assert SERVICE_NAME.fullmatch(service)
+
+
 @given(job_names, job_names, attempts)
 def test_two_jobs_never_share_a_child(one: str, other: str, attempt: int) -> None:
     if one != other:
         assert names.train_job(one, attempt, RoleName.NODE) != names.train_job(other, attempt, RoleName.NODE)
+        assert names.pytorch_job(one, attempt) != names.pytorch_job(other, attempt)
         assert names.shared_claim(one) != names.shared_claim(other)
 
 
