@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional
 
+from finetune_trainer.kernels import kernels_for
 from finetune_trainer.planner import LOSS_CHUNK_TOKENS
 
 
@@ -24,25 +24,31 @@ def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torc
     return total
 
 
-class _SummedCrossEntropy(torch.autograd.Function):
-    """The gradient of the hidden states is made in the forward pass, chunk by chunk, while the logits are there.
+def loss_and_gradient(
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the summed loss, fp32 scalar, and its gradient with respect to the hidden states, of their shape.
 
-    The head is frozen, so this gradient is all that the backward pass needs: nothing is computed twice, and the
-    memory is one chunk of logits whatever the length of the sequence.
+    The gradient is made chunk by chunk, while the logits are there. The head is frozen, so it is all that a backward
+    pass needs: nothing is computed twice, and the memory is one chunk of logits whatever the length of the sequence.
     """
+    kernels = kernels_for(hidden.device)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    gradient = torch.empty_like(hidden)
+    for start in range(0, len(hidden), LOSS_CHUNK_TOKENS):
+        chunk = slice(start, start + LOSS_CHUNK_TOKENS)
+        logits = hidden[chunk] @ head.T
+        total += kernels.cross_entropy(logits, targets[chunk]).sum()
+        torch.mm(logits, head, out=gradient[chunk])
+    return total, gradient
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The gradient of the hidden states is made in the forward pass."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden)
-        for start in range(0, len(hidden), LOSS_CHUNK_TOKENS):
-            chunk = slice(start, start + LOSS_CHUNK_TOKENS)
-            logits = functional.linear(hidden[chunk], head).float()
-            total += functional.cross_entropy(logits, targets[chunk], reduction="sum")
-            # d(-log softmax(x)[t]) / dx = softmax(x) - onehot(t)
-            logits = torch.softmax(logits, dim=-1)
-            logits[torch.arange(len(logits), device=logits.device), targets[chunk]] -= 1
-            gradient[chunk] = logits.to(hidden.dtype) @ head
+        total, gradient = loss_and_gradient(hidden, head, targets)
         ctx.save_for_backward(gradient)
         return total
 

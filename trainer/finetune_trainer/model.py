@@ -151,6 +151,12 @@ def _rotary_embeddings(shape: ModelShape, max_sequence_length: int) -> nn.Module
     return rotary
 
 
+def rotary_frequencies(shape: ModelShape, max_sequence_length: int) -> torch.Tensor:
+    """Return the angle of a pair of features between neighbouring positions, fp32 [head_dim / 2]."""
+    frequencies: torch.Tensor = _rotary_embeddings(shape, max_sequence_length).theta
+    return frequencies
+
+
 def attention_mask(batch: Batch) -> Any:
     """Return the mask that keeps the documents of a packed sequence apart, or None where causal attention is enough.
 

@@ -6,7 +6,7 @@ process keeps all of it, whatever the sharding. So its gradients are summed the 
 batch, and a checkpoint does not depend on how many processes wrote it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -51,23 +51,36 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None) -> None:
 def fill_model(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], device: torch.device) -> None:
     """Give a model on the meta device memory on `device`, and copy each weight, or this process' shard of it, there.
 
+    The adapter's values are left to `lora.initialise_adapters`.
+
+    Raises:
+        TrainerError: as `fill_weights`.
+    """
+    model.to_empty(device=device)
+    frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    fill_weights(frozen, weights)
+
+
+@torch.no_grad()
+def fill_weights(places: Mapping[str, torch.Tensor], weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Copy each weight to its place.
+
     Only one whole weight is in memory at a time. Each process reads the files itself: those of a node share the page
-    cache, and nothing is sent. The adapter's values are left to `lora.initialise_adapters`.
+    cache, and nothing is sent.
 
     Raises:
         TrainerError: MODEL_UNSUPPORTED when weights are missing, have another shape, or belong nowhere.
     """
-    model.to_empty(device=device)
-    missing = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    missing = dict(places)
     for name, weight in weights:
-        parameter = missing.pop(name, None)
-        if parameter is None or parameter.shape != weight.shape:
-            expected = "no such weight" if parameter is None else f"{list(parameter.shape)}"
+        place = missing.pop(name, None)
+        if place is None or place.shape != weight.shape:
+            expected = "no such weight" if place is None else f"{list(place.shape)}"
             raise TrainerError(
                 Reason.MODEL_UNSUPPORTED,
                 f"weight {name} has shape {list(weight.shape)}, but the model of config.json has {expected}",
             )
-        _copy_into(parameter, weight)
+        _copy_into(place, weight)
     if missing:
         raise TrainerError(
             Reason.MODEL_UNSUPPORTED,
@@ -75,13 +88,13 @@ def fill_model(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], de
         )
 
 
-def _copy_into(parameter: nn.Parameter, weight: torch.Tensor) -> None:
-    if isinstance(parameter, DTensor):
+def _copy_into(place: torch.Tensor, weight: torch.Tensor) -> None:
+    if isinstance(place, DTensor):
         # src_data_rank=None: each process cuts its shard out of the tensor it has read, nothing is sent.
-        shard = distribute_tensor(weight, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.to_local().copy_(shard.to_local())
+        shard = distribute_tensor(weight, place.device_mesh, place.placements, src_data_rank=None)
+        place.to_local().copy_(shard.to_local())
     else:
-        parameter.copy_(weight)
+        place.copy_(weight)
 
 
 class AdapterGradients:

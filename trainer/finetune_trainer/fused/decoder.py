@@ -1,0 +1,169 @@
+"""The decoder of a fused step: from a batch to its loss, and from there to the gradients of the adapters."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from finetune_trainer.architecture import ModelShape
+from finetune_trainer.contract.spec import Lora
+from finetune_trainer.data.batch import Batch
+from finetune_trainer.fused.attention import documents_of
+from finetune_trainer.fused.layer import FusedLayer, Positions, Seeds, Tape
+from finetune_trainer.kernels import kernels_for
+from finetune_trainer.loss import loss_and_gradient
+from finetune_trainer.model import has_interleaved_rotary, rotary_frequencies
+
+MAX_SEED = 2**31 - 1
+
+
+class FusedDecoder(nn.Module):
+    """A decoder that ends in the loss of a batch, whole on one device.
+
+    Its trainable parameters are the adapters, by the names that they have in a `CausalDecoder`; the frozen weights are
+    no parameters, but views of the buffers that `frozen` names.
+
+    Args:
+        shape: of the base model.
+        lora: the adapter.
+        dtype: of frozen weights and of products.
+        device: that holds the model; the memory is taken at once, its values are not set.
+        max_sequence_length: of any batch.
+        checkpoint_activations: keep each block's input only, and compute the rest again.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        lora: Lora,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_sequence_length: int,
+        checkpoint_activations: bool,
+    ) -> None:
+        super().__init__()
+        self._shape, self._checkpoints = shape, checkpoint_activations
+        self._kernels, self._drops = kernels_for(device), lora.dropout > 0
+        self.layers = nn.ModuleList(FusedLayer(shape, lora, dtype, device) for _ in range(shape.num_layers))
+        self._embeddings = torch.empty(shape.vocab_size, shape.hidden_size, dtype=dtype, device=device)
+        self._head = self._embeddings if shape.tied_embeddings else torch.empty_like(self._embeddings)
+        self._norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
+        angles = torch.outer(torch.arange(max_sequence_length), rotary_frequencies(shape, max_sequence_length))
+        self._cosine, self._sine = angles.cos().to(device), angles.sin().to(device)
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    @property
+    def blocks(self) -> list[FusedLayer]:
+        """The layers, with their type."""
+        return [layer for layer in self.layers if isinstance(layer, FusedLayer)]
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Return the frozen weights by torchtune's names, to be filled."""
+        weights = {"tok_embeddings.weight": self._embeddings, "norm.scale": self._norm}
+        if not self._shape.tied_embeddings:
+            weights["output.weight"] = self._head
+        for number, layer in enumerate(self.blocks):
+            weights |= {f"layers.{number}.{name}": weight for name, weight in layer.frozen().items()}
+        return weights
+
+    @torch.no_grad()
+    def begin_step(self) -> None:
+        """Copy the adapters' master values into the buffers of the products; call it after they have changed."""
+        places = [pair for layer in self.blocks for linear in layer.linears for pair in linear.places(layer.adapters)]
+        torch._foreach_copy_([place for place, _ in places], [values for _, values in places])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the summed loss of a batch's targets, fp32 scalar."""
+        if not torch.is_grad_enabled():
+            return self.run(batch, None)
+        loss: Tensor = _Loss.apply(self._anchor, self, batch)  # type: ignore[no-untyped-call]
+        return loss
+
+    def run(self, batch: Batch, record: "Record | None") -> Tensor:
+        """Run the forward pass, and record what the backward pass needs where there is a record."""
+        positions = Positions(
+            batch.positions.flatten(),
+            self._cosine,
+            self._sine,
+            has_interleaved_rotary(self._shape.family),
+            documents_of(batch, batch.tokens.device),
+        )
+        seeds = self._draw_seeds()
+        residual, addend = nn.functional.embedding(batch.tokens.flatten(), self._embeddings), None
+        for layer, layer_seeds in zip(self.blocks, seeds, strict=True):
+            addend, tape = layer(residual, addend, positions, layer_seeds)
+            residual = tape.middle
+            if record is not None:
+                record.tapes.append(tape.hidden if self._checkpoints else tape)
+            del tape
+        normalised = torch.empty_like(residual)
+        hidden, inverse_rms = self._kernels.add_and_normalise(
+            residual, addend, self._norm, self._shape.norm_epsilon, normalised
+        )
+        loss, gradient = loss_and_gradient(normalised[batch.predicting], self._head, batch.targets)
+        if record is not None:
+            record.positions, record.seeds, record.predicting = positions, seeds, batch.predicting
+            record.hidden, record.inverse_rms, record.gradient = hidden, inverse_rms, gradient
+        return loss
+
+    def run_backward(self, record: "Record", gradient_of_loss: Tensor) -> None:
+        """Add to the gradients of the adapters; the record is used up."""
+        layers, size = self.blocks, self._shape.hidden_size
+        gradient = torch.zeros_like(record.hidden)
+        gradient[record.predicting] = record.gradient * gradient_of_loss.to(gradient.dtype)
+        joined: Tensor | None = layers[-1].down.new_gradient(len(gradient))
+        assert joined is not None
+        joined[:, :size] = 0
+        self._kernels.normalise_backward(
+            gradient, record.hidden, record.inverse_rms, self._norm, joined[:, :size], joined[:, :size]
+        )
+        for number in reversed(range(len(layers))):
+            layer, tape, seeds = layers[number], record.tapes.pop(), record.seeds[number]
+            if isinstance(tape, Tensor):
+                tape = layer.replay(tape, record.positions, seeds)
+            below = layers[number - 1] if number else None
+            assert joined is not None
+            joined = layer.backward(tape, joined, record.positions, seeds, below)
+            del tape
+
+    def _draw_seeds(self) -> list[Seeds]:
+        """Draw the seeds of a forward pass from PyTorch's generator of the CPU, so that no GPU is waited for."""
+        num_layers = self._shape.num_layers
+        if not (self.training and self._drops):
+            return [Seeds()] * num_layers
+        drawn = torch.randint(MAX_SEED, (num_layers, len(Seeds._fields))).tolist()
+        return [Seeds(*row) for row in drawn]
+
+
+class Record:
+    """What a forward pass leaves for the backward pass."""
+
+    def __init__(self) -> None:
+        self.tapes: list[Tape | Tensor] = []  # of each layer; its input alone where activations are computed again
+        self.positions: Positions
+        self.seeds: list[Seeds]
+        self.predicting: Tensor
+        self.hidden: Tensor  # the residual stream before the last norm
+        self.inverse_rms: Tensor
+        self.gradient: Tensor  # of the hidden states that predict a target
+
+
+class _Loss(torch.autograd.Function):
+    """The whole decoder is one operation of autograd; its gradients go to the adapters' `grad` themselves.
+
+    The anchor is there so that autograd calls the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, _: Tensor, decoder: FusedDecoder, batch: Batch) -> Tensor:
+        record = Record()
+        loss = decoder.run(batch, record)
+        ctx.decoder, ctx.record = decoder, record  # type: ignore[attr-defined]
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        ctx.decoder.run_backward(ctx.record, gradient)
+        return None, None, None

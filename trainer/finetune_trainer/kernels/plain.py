@@ -1,0 +1,190 @@
+"""The kernels of a fused step in plain PyTorch: what they compute, readable, on any device and in any precision."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def add_and_normalise(
+    residual: Tensor, addend: Tensor | None, weight: Tensor, epsilon: float, normalised: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Add two streams and write the RMS norm of their sum (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
+
+    Args:
+        residual: [tokens, hidden_size].
+        addend: the same shape; None adds nothing.
+        weight: of the norm, [hidden_size].
+        epsilon: of the norm.
+        normalised: [tokens, hidden_size], overwritten.
+
+    Returns:
+        the sum, [tokens, hidden_size], and one over its root mean square, fp32 [tokens].
+    """
+    summed = residual if addend is None else residual + addend
+    wide = _widened(summed)
+    inverse_rms = torch.rsqrt(wide.square().mean(-1) + epsilon)
+    normalised.copy_(wide * inverse_rms[:, None] * _widened(weight))
+    return summed, inverse_rms
+
+
+def normalise_backward(
+    gradient: Tensor, hidden: Tensor, inverse_rms: Tensor, weight: Tensor, residual_gradient: Tensor, out: Tensor
+) -> None:
+    """Write the gradient of a residual stream that also goes into a norm, and compute the norm's output again.
+
+    Args:
+        gradient: of the norm's output, [tokens, hidden_size]; overwritten with that output.
+        hidden: input of the norm, [tokens, hidden_size].
+        inverse_rms: fp32 [tokens].
+        weight: [hidden_size].
+        residual_gradient: of the stream behind the norm, [tokens, hidden_size].
+        out: [tokens, hidden_size], overwritten; may be `residual_gradient`.
+    """
+    scaled = _widened(hidden) * inverse_rms[:, None]
+    weighted = _widened(gradient) * _widened(weight)
+    along = (weighted * scaled).mean(-1, keepdim=True)
+    out.copy_(_widened(residual_gradient) + inverse_rms[:, None] * (weighted - scaled * along))
+    gradient.copy_(scaled * _widened(weight))
+
+
+def rotate(
+    heads: Tensor, num_heads: int, head_dim: int, cosine: Tensor, sine: Tensor, positions: Tensor, interleaved: bool
+) -> None:
+    """Turn the first heads of each row by their positions' angles (Su et al. 2021, https://arxiv.org/abs/2104.09864).
+
+    Args:
+        heads: [tokens, at least num_heads * head_dim], changed in place.
+        num_heads: how many heads are turned.
+        head_dim: features of a head.
+        cosine: fp32 [max_positions, head_dim / 2].
+        sine: the same shape.
+        positions: int64 [tokens].
+        interleaved: a pair is features 2i and 2i + 1 of a head, otherwise i and i + head_dim / 2.
+    """
+    turned = heads[:, : num_heads * head_dim]
+    turned.copy_(_turned(turned, head_dim, cosine[positions], sine[positions], interleaved))
+
+
+def rotate_backward(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    positions: Tensor,
+    interleaved: bool,
+    out: Tensor,
+) -> None:
+    """Turn the gradients of queries and keys back, and lay all three side by side.
+
+    Args:
+        queries: gradient of the turned queries, [tokens, num_heads, head_dim], any distances.
+        keys: likewise, [tokens, num_kv_heads, head_dim].
+        values: likewise; not turned.
+        cosine: as in `rotate`.
+        sine: as in `rotate`.
+        positions: as in `rotate`.
+        interleaved: as in `rotate`.
+        out: [tokens, (num_heads + 2 * num_kv_heads) * head_dim], overwritten.
+    """
+    start = 0
+    for gradient, is_turned in ((queries, True), (keys, True), (values, False)):
+        columns = gradient.flatten(1)
+        if is_turned:
+            columns = _turned(columns, queries.shape[-1], cosine[positions], -sine[positions], interleaved)
+        out[:, start : start + columns.shape[1]] = columns
+        start += columns.shape[1]
+
+
+def gate(gate_and_up: Tensor, out: Tensor) -> None:
+    """Write silu(gate) * up (SwiGLU, Shazeer 2020, https://arxiv.org/abs/2002.05202).
+
+    Args:
+        gate_and_up: [tokens, 2 * intermediate_size], the gate first.
+        out: [tokens, intermediate_size], overwritten.
+    """
+    gated, up = _widened(gate_and_up).chunk(2, dim=1)
+    out.copy_(functional.silu(gated) * up)
+
+
+def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor) -> None:
+    """Write the gradients of gate and up, and compute their product again.
+
+    Args:
+        gate_and_up: [tokens, 2 * intermediate_size].
+        gradient: of the product, [tokens, intermediate_size]; overwritten with the product.
+        out: [tokens, 2 * intermediate_size], overwritten.
+    """
+    gated, up = _widened(gate_and_up).chunk(2, dim=1)
+    wide = _widened(gradient)
+    sigmoid = torch.sigmoid(gated)
+    silu = gated * sigmoid
+    out.copy_(torch.cat([wide * up * sigmoid * (1 + gated - silu), wide * silu], dim=1))
+    gradient.copy_(silu * up)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -log softmax(logits)[target] of each row, and replace the logits by its gradient.
+
+    Args:
+        logits: [rows, vocab_size], overwritten.
+        targets: int64 [rows].
+
+    Returns:
+        fp32 [rows].
+    """
+    log_shares = torch.log_softmax(_widened(logits), dim=-1)
+    losses = -log_shares.gather(1, targets[:, None])[:, 0]
+    gradient = log_shares.exp()
+    # d(-log softmax(x)[t]) / dx = softmax(x) - onehot(t)
+    gradient.scatter_add_(1, targets[:, None], torch.full_like(gradient[:, :1], -1.0))
+    logits.copy_(gradient)
+    return losses
+
+
+def drop(values: Tensor, probability: float, seed: int, out: Tensor) -> None:
+    """Set each value to zero with a probability, and divide the others by what is left of one.
+
+    Args:
+        values: [rows, columns].
+        probability: of a zero.
+        seed: below 2**31; names which values are dropped, together with their place.
+        out: [rows, columns], overwritten.
+    """
+    out.copy_(_widened(values) * _kept(values, probability, seed) / (1 - probability))
+
+
+def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int) -> None:
+    """Add values to a total as `drop` would leave them; the backward half of `drop`."""
+    total.copy_(_widened(total) + _widened(values) * _kept(values, probability, seed) / (1 - probability))
+
+
+def _widened(values: Tensor) -> Tensor:
+    """Return the values in fp32, or as they are where they are wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _turned(columns: Tensor, head_dim: int, cosine: Tensor, sine: Tensor, interleaved: bool) -> Tensor:
+    heads = _widened(columns).reshape(len(columns), -1, head_dim)
+    if interleaved:
+        first, second = heads[..., 0::2], heads[..., 1::2]
+    else:
+        first, second = heads.chunk(2, dim=-1)
+    cosine, sine = cosine[:, None], sine[:, None]
+    turned = (first * cosine - second * sine, second * cosine + first * sine)
+    joined = torch.stack(turned, dim=-1) if interleaved else torch.cat(turned, dim=-1)
+    return joined.flatten(1)
+
+
+def _kept(values: Tensor, probability: float, seed: int) -> Tensor:
+    """Say which values stay, bool of their shape: those whose place hashes to a large number.
+
+    The hash is lowbias32 (https://github.com/skeeto/hash-prospector), which a GPU computes faster than it reads. Its
+    32-bit words live in the low halves of int64 here.
+    """
+    word, mask = torch.arange(values.numel(), device=values.device) + seed * 0x9E3779B1, 0xFFFFFFFF
+    word = word & mask
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        word = ((word ^ (word >> shift)) * factor) & mask
+    word = word ^ (word >> 16)
+    return (word >= int(probability * 2**32)).view(values.shape)
