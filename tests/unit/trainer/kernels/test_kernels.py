@@ -1,16 +1,26 @@
-"""Each Triton kernel against its twin in PyTorch, and the twin against autograd."""
+"""Each Triton kernel against its twin in PyTorch, and the twin against autograd.
 
-from types import ModuleType
+Where there is a GPU the kernels run on it; elsewhere Triton's interpreter runs them (`tests/conftest.py`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetune_trainer.kernels import plain
+from finetune_trainer.kernels import on_gpu, plain
 
 TOKENS, SIZE, EPSILON = 5, 24, 1e-5
 FORMATS = {"fp32": (torch.float32, 1e-5), "bf16": (torch.bfloat16, 1e-2)}
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    with torch.device("cuda" if Path("/dev/nvidiactl").exists() else "cpu"):
+        yield
 
 
 @pytest.fixture(params=FORMATS.values(), ids=FORMATS.keys())
@@ -39,7 +49,7 @@ def assert_close(ours: Tensor, expected: Tensor, tolerance: float) -> None:
     assert (ours.float() - expected.float()).norm() <= tolerance * expected.float().norm()
 
 
-def test_a_sum_is_normalised(on_gpu: ModuleType, form: tuple[torch.dtype, float]) -> None:
+def test_a_sum_is_normalised(form: tuple[torch.dtype, float]) -> None:
     dtype, tolerance = form
     residual, addend, weight = (torch.randn(shape).to(dtype) for shape in ((TOKENS, SIZE), (TOKENS, SIZE), (SIZE,)))
     expected, ours = wide(TOKENS, SIZE, dtype), wide(TOKENS, SIZE, dtype)
@@ -52,7 +62,7 @@ def test_a_sum_is_normalised(on_gpu: ModuleType, form: tuple[torch.dtype, float]
     assert_close(ours, expected, tolerance)
 
 
-def test_nothing_is_added_where_there_is_nothing(on_gpu: ModuleType) -> None:
+def test_nothing_is_added_where_there_is_nothing() -> None:
     residual, weight = torch.randn(TOKENS, SIZE), torch.randn(SIZE)
     out = torch.empty(TOKENS, SIZE)
     summed, _ = on_gpu.add_and_normalise(residual, None, weight, EPSILON, out)
@@ -60,9 +70,7 @@ def test_nothing_is_added_where_there_is_nothing(on_gpu: ModuleType) -> None:
     assert_close(out, functional.rms_norm(residual, (SIZE,), weight, EPSILON), 1e-5)
 
 
-def test_a_norms_gradient_joins_that_of_the_residual_stream(
-    on_gpu: ModuleType, form: tuple[torch.dtype, float]
-) -> None:
+def test_a_norms_gradient_joins_that_of_the_residual_stream(form: tuple[torch.dtype, float]) -> None:
     dtype, tolerance = form
     hidden, weight = torch.randn(TOKENS, SIZE).to(dtype), torch.randn(SIZE).to(dtype)
     inverse_rms = torch.rsqrt(hidden.float().square().mean(-1) + EPSILON)
@@ -79,9 +87,7 @@ def test_a_norms_gradient_joins_that_of_the_residual_stream(
 
 
 @pytest.mark.parametrize("interleaved", [True, False], ids=["neighbours", "halves"])
-def test_heads_are_turned_and_turned_back(
-    on_gpu: ModuleType, form: tuple[torch.dtype, float], interleaved: bool
-) -> None:
+def test_heads_are_turned_and_turned_back(form: tuple[torch.dtype, float], interleaved: bool) -> None:
     dtype, tolerance = form
     head_dim, heads, kv_heads = 8, 3, 2
     angles = torch.outer(torch.arange(20), 100 ** (-torch.arange(0, 1, 2 / head_dim)))
@@ -114,7 +120,7 @@ def _turned_by_hand(columns: Tensor, cosine: Tensor, sine: Tensor, positions: Te
     return torch.view_as_real(torch.cat([numbers[:, :5] * turn, numbers[:, 5:]], dim=1))
 
 
-def test_the_gate_and_its_gradients(on_gpu: ModuleType, form: tuple[torch.dtype, float]) -> None:
+def test_the_gate_and_its_gradients(form: tuple[torch.dtype, float]) -> None:
     dtype, tolerance = form
     both, gradient = wide(TOKENS, 2 * SIZE, dtype), wide(TOKENS, SIZE, dtype)
     leaf = both.float().requires_grad_()
@@ -132,9 +138,7 @@ def test_the_gate_and_its_gradients(on_gpu: ModuleType, form: tuple[torch.dtype,
 
 
 @pytest.mark.parametrize("vocabulary", [7, 50, 9000])
-def test_cross_entropy_leaves_the_gradient_of_the_logits(
-    on_gpu: ModuleType, form: tuple[torch.dtype, float], vocabulary: int
-) -> None:
+def test_cross_entropy_leaves_the_gradient_of_the_logits(form: tuple[torch.dtype, float], vocabulary: int) -> None:
     dtype, tolerance = form
     logits, targets = (3 * torch.randn(4, vocabulary)).to(dtype), torch.randint(vocabulary, (4,))
     leaf = logits.float().requires_grad_()
@@ -146,7 +150,7 @@ def test_cross_entropy_leaves_the_gradient_of_the_logits(
         assert_close(own, expected, tolerance)
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean(on_gpu: ModuleType) -> None:
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     ones, out = torch.ones(200, 500), torch.empty(200, 500)
     plain.drop(ones, 0.1, 12345, out)
     assert (out == 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
@@ -158,7 +162,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(on_gpu: ModuleType) -> None:
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("seed", [0, 1, 2**31 - 2])
-def test_both_kernels_drop_the_same(on_gpu: ModuleType, probability: float, seed: int) -> None:
+def test_both_kernels_drop_the_same(probability: float, seed: int) -> None:
     values, total = wide(3, 2100, torch.float32), wide(3, 2100, torch.float32)
     expected, ours = copies(total, total)
     plain.drop(values, probability, seed, expected)
