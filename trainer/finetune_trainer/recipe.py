@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from finetune_trainer.architecture import ModelShape, read_shape
-from finetune_trainer.checkpoint import Progress
+from finetune_trainer.checkpoint.background import Checkpoints
+from finetune_trainer.checkpoint.content import Progress
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Sharding, Training
@@ -23,7 +24,7 @@ from finetune_trainer.gang import Place, broadcast, sum_over_gang
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
-from finetune_trainer.reporting import Reporter, open_reporter
+from finetune_trainer.reporting import open_reporter
 from finetune_trainer.sharding import fill_model, make_mesh, shard_model
 from finetune_trainer.state import TrainingState
 
@@ -52,13 +53,19 @@ def train(
     state = TrainingState(job, paths, place, prepared, shape, model)
     state.resume()
 
-    with open_reporter(state, exporter, environment) as reporter:
-        reporter.say(describe_start(state))
+    with (
+        open_reporter(state, exporter, environment) as reporter,
+        state.open_checkpoints(reporter.record_checkpoint) as checkpoints,
+    ):
+        for line in (*state.resumed_from.damages, describe_start(state)):
+            reporter.say(line)
         for step in range(state.progress.step, prepared.total_steps):
-            record = train_step(state, model, data, step)
+            record = train_step(state, model, data, checkpoints, step)
             reporter.record_step(record)
+            checkpoints.tell()
             if record.step % job.spec.checkpoint.every_steps == 0 or record.step == prepared.total_steps:
-                save_checkpoint(state, reporter)
+                checkpoints.take(state.progress)
+        checkpoints.wait()
         report = save_result(state)
         reporter.finish(report)
     return report
@@ -100,7 +107,9 @@ def build(job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedRepo
     return model.train()
 
 
-def train_step(state: TrainingState, model: CausalDecoder, data: PackedSequences, step: int) -> StepRecord:
+def train_step(
+    state: TrainingState, model: CausalDecoder, data: PackedSequences, checkpoints: Checkpoints, step: int
+) -> StepRecord:
     """Do one optimizer step: gradients of the global batch, summed over the processes, clipped, applied.
 
     Raises:
@@ -122,6 +131,7 @@ def train_step(state: TrainingState, model: CausalDecoder, data: PackedSequences
     peak = training.optimizer.learning_rate
     rate = learning_rate(step, peak, prepared.warmup_steps, prepared.total_steps)
     refuse_divergence(state, step, rate, loss, gradient_norm)
+    checkpoints.wait_before_change()
     state.apply_gradients(rate)
 
     seconds = time.monotonic() - started
@@ -235,14 +245,6 @@ def advance(progress: Progress, loss: float, num_tokens: int, seconds: float) ->
         first_loss=loss if progress.step == 0 else progress.first_loss,
         recent_losses=(*progress.recent_losses, loss)[-NUM_RECENT_LOSSES:],
     )
-
-
-def save_checkpoint(state: TrainingState, reporter: Reporter) -> None:
-    """Write a checkpoint of the last step; rank 0 alone, as every process holds the same."""
-    if state.place.rank == 0:
-        started = time.monotonic()
-        directory = state.write_checkpoint()
-        reporter.record_checkpoint(state.progress.step, directory, time.monotonic() - started)
 
 
 def save_result(state: TrainingState) -> TrainedReport:

@@ -7,10 +7,12 @@ is.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
+from finetune_trainer.checkpoint.background import Written
+from finetune_trainer.checkpoint.manifest import describe
 from finetune_trainer.contract.progress import ProgressReport
-from finetune_trainer.contract.termination import PreparedReport, TrainedReport
+from finetune_trainer.contract.report import rfc3339
+from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.exporter import Exporter
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.runlog import RunLog, describe_step
@@ -27,8 +29,8 @@ class Reporter:
     def record_step(self, record: StepRecord) -> None:
         """Tell that a step was done."""
 
-    def record_checkpoint(self, step: int, directory: Path, seconds: float) -> None:
-        """Tell that a checkpoint was written."""
+    def record_checkpoint(self, written: Written) -> None:
+        """Tell that a checkpoint is complete."""
 
     def finish(self, report: TrainedReport) -> None:
         """Tell how the run ended."""
@@ -78,7 +80,7 @@ class RankZeroReporter(Reporter):
             loss=record.loss,
             learning_rate=record.learning_rate,
             tokens_per_second=record.tokens_per_second,
-            last_step_time=rfc3339(record.timestamp_seconds),
+            last_step_time=rfc3339(datetime.fromtimestamp(record.timestamp_seconds, UTC)),
         )
         self._log.record_step(record)
         self._track(lambda tracker: tracker.record_step(record))
@@ -89,10 +91,15 @@ class RankZeroReporter(Reporter):
             seconds_a_step = self._seconds / (record.step - resumed_step)
             self.say(describe_step(record, total_steps, seconds_a_step))
 
-    def record_checkpoint(self, step: int, directory: Path, seconds: float) -> None:
-        """Tell that a checkpoint was written."""
-        self._exporter.metrics.record_checkpoint(step, seconds)
-        self.say(f"checkpoint of step {step} written to {directory} in {seconds:.1f} s")
+    def record_checkpoint(self, written: Written) -> None:
+        """Tell that a checkpoint is complete."""
+        report = written.report
+        self._exporter.metrics.record_checkpoint(report.step, written.stalled_seconds)
+        self._publish(checkpoint=report)
+        self.say(
+            f"checkpoint of step {report.step} written to {report.path} in {written.write_seconds:.1f} s; the training "
+            f"stood still for {written.stalled_seconds:.3f} s"
+        )
 
     def finish(self, report: TrainedReport) -> None:
         """Tell how the run ended."""
@@ -143,16 +150,18 @@ def open_reporter(
             except TrackingError as error:
                 log.say(f"warning: not reporting to Weights & Biases: {error}")
         every, steps_per_epoch = job.spec.training.log_every_steps, state.prepared.steps_per_epoch
-        begun = describe_beginning(resumed_step, state.prepared)
+        begun = describe_beginning(state)
         yield RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch, every)
 
 
-def describe_beginning(step: int, prepared: PreparedReport) -> ProgressReport:
-    """Return the progress of a training that begins after `step` steps."""
-    epoch = min(step // prepared.steps_per_epoch + 1, -(-prepared.total_steps // prepared.steps_per_epoch))
-    return ProgressReport(step=step, total_steps=prepared.total_steps, epoch=epoch, resumed_from_step=step)
-
-
-def rfc3339(timestamp_seconds: float) -> str:
-    """Return a time since 1970 as Kubernetes writes one, in UTC and to the second."""
-    return datetime.fromtimestamp(timestamp_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def describe_beginning(state: TrainingState) -> ProgressReport:
+    """Return the progress of a training that is about to begin, or to go on."""
+    step, prepared, found = state.progress.step, state.prepared, state.resumed_from
+    return ProgressReport(
+        step=step,
+        total_steps=prepared.total_steps,
+        epoch=min(step, prepared.total_steps - 1) // prepared.steps_per_epoch + 1,
+        resumed_from_step=step,
+        checkpoint=None if found.directory is None else describe(found.directory, state.paths.shared),
+        damaged_checkpoints=found.damages,
+    )

@@ -1,24 +1,32 @@
 """What changes while a run goes on: the adapter, the optimizer, and how far they have come."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from finetune_trainer.architecture import ModelShape
-from finetune_trainer.checkpoint import (
+from finetune_trainer.checkpoint.background import BackgroundCheckpoints, Checkpoints, Written
+from finetune_trainer.checkpoint.content import (
     Checkpoint,
     Progress,
-    find_checkpoints,
+    Tensors,
+    create_moments,
     optimizer_tensors,
-    read_checkpoint,
-    restore_optimizer,
-    write_adapter,
-    write_checkpoint,
+    restore,
 )
+from finetune_trainer.checkpoint.layout import find_checkpoints
+from finetune_trainer.checkpoint.manifest import DamagedError, describe
+from finetune_trainer.checkpoint.read import Found, find_usable, read_checkpoint
+from finetune_trainer.checkpoint.write import trim, write_adapter, write_checkpoint
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.termination import PreparedReport, TrainedReport
+from finetune_trainer.contract.progress import CheckpointReport
+from finetune_trainer.contract.report import rfc3339
+from finetune_trainer.contract.termination import PreparedReport, Reason, TrainedReport
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.gang import Place, broadcast
 from finetune_trainer.lora import adapter_parameters, from_peft, peft_config, to_peft
 from finetune_trainer.model import CausalDecoder, has_interleaved_rotary
@@ -49,6 +57,7 @@ class TrainingState:
         self.place = place
         self.prepared = prepared
         self.progress = Progress()
+        self.resumed_from = Found()
         self._shape = shape
         self._interleaved_rotary = has_interleaved_rotary(shape.family)
         self._adapter = adapter_parameters(model)
@@ -57,6 +66,8 @@ class TrainingState:
         self._optimizer = torch.optim.AdamW(
             self._adapter.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        create_moments(self._optimizer)
+        self._moments = optimizer_tensors(self._optimizer, self._adapter)
 
     def apply_gradients(self, learning_rate: float) -> None:
         """Do an optimizer step."""
@@ -83,37 +94,57 @@ class TrainingState:
         return next(iter(find_checkpoints(self.paths.checkpoints)), None)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one; every process takes the one that rank 0 sees.
+        """Go on from the newest checkpoint that is whole, if there is any; every process takes the one of rank 0.
 
         Raises:
-            TrainerError: it cannot be read, or was written with other settings.
+            TrainerError: CHECKPOINT_UNUSABLE when there are checkpoints and none can be used, INVALID_SPEC when it was
+                written with other settings.
         """
-        newest = broadcast(self.newest_checkpoint())
-        if newest is None:
+        self.resumed_from = broadcast_result(self._find_checkpoint if self.place.rank == 0 else None)
+        directory = self.resumed_from.directory
+        if directory is None:
             return
-        checkpoint = read_checkpoint(newest, self.settings)
-        values = from_peft(checkpoint.adapter, self._adapter, self._shape, self._interleaved_rotary)
-        with torch.no_grad():
-            for name, parameter in self._adapter.items():
-                parameter.copy_(values[name])
-        restore_optimizer(self._optimizer, self._adapter, checkpoint.optimizer)
+        try:
+            checkpoint = read_checkpoint(directory, self.settings)
+        except DamagedError as error:
+            raise TrainerError(
+                Reason.CHECKPOINT_UNUSABLE,
+                f"{directory} is whole for process 0, but damaged for process {self.place.rank}: {error}. Check that "
+                "all nodes mount the same shared filesystem",
+            ) from error
+        restore(self._adapter, from_peft(checkpoint.adapter, self._adapter, self._shape, self._interleaved_rotary))
+        restore(self._moments, checkpoint.optimizer)
         self.progress = checkpoint.progress
 
-    def write_checkpoint(self) -> Path:
-        """Write a step checkpoint and return its directory.
+    def _find_checkpoint(self) -> Found:
+        """Find where to go on, and make room on the shared filesystem first."""
+        checkpoints = self.paths.checkpoints
+        found = find_usable(checkpoints, self.settings)
+        trim(checkpoints, self.job.spec.checkpoint.keep)
+        return found
 
-        Raises:
-            TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
+    def open_checkpoints(self, tell: Callable[[Written], None]) -> Checkpoints:
+        """Return what takes checkpoints of this state: on rank 0 a thread that writes, elsewhere nothing.
+
+        Args:
+            tell: is told of each checkpoint when it is complete.
         """
-        weights, config = self._peft_adapter()
+        if self.place.rank != 0:
+            return Checkpoints()
+        return BackgroundCheckpoints(dict(self._adapter) | self._moments, self._write_checkpoint, tell)
+
+    def _write_checkpoint(self, copied: Tensors, progress: Progress) -> CheckpointReport:
+        weights, config = self._peft_adapter({name: copied[name] for name in self._adapter})
         checkpoint = Checkpoint(
-            progress=self.progress,
+            progress=progress,
             settings=self.settings,
             adapter=weights,
             adapter_config=config,
-            optimizer=optimizer_tensors(self._optimizer, self._adapter),
+            optimizer={name: copied[name] for name in self._moments},
+            time=rfc3339(datetime.now(UTC)),
         )
-        return write_checkpoint(self.paths.checkpoints, checkpoint, self.job.spec.checkpoint.keep)
+        directory = write_checkpoint(self.paths.checkpoints, checkpoint, self.job.spec.checkpoint.keep)
+        return describe(directory, self.paths.shared)
 
     def write_result(self) -> TrainedReport:
         """Write the adapter as the run's result, and return what came out of the run.
@@ -129,10 +160,25 @@ class TrainingState:
             tokens=progress.tokens,
             tokens_per_second=progress.tokens / progress.seconds,
             adapter_path=str(self.paths.adapter.relative_to(self.paths.shared)),
-            adapter_digest=write_adapter(self.paths.adapter, *self._peft_adapter()),
+            adapter_digest=write_adapter(self.paths.adapter, *self._peft_adapter(dict(self._adapter))),
         )
 
-    def _peft_adapter(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _peft_adapter(self, adapter: Tensors) -> tuple[Tensors, dict[str, Any]]:
         base_model, _, revision = self.prepared.model.partition("@")
-        weights = to_peft(dict(self._adapter), self._shape, self._interleaved_rotary)
+        weights = to_peft(adapter, self._shape, self._interleaved_rotary)
         return weights, peft_config(self.job.spec.lora, base_model, revision or None)
+
+
+def broadcast_result(find: Callable[[], Found] | None) -> Found:
+    """Return on every process what rank 0 found, or raise there what kept it from finding it."""
+    result: Found | tuple[Reason, str] | None = None
+    if find is not None:
+        try:
+            result = find()
+        except TrainerError as error:
+            result = (error.reason, error.message)
+    received = broadcast(result)
+    if isinstance(received, Found):
+        return received
+    assert received is not None
+    raise TrainerError(*received)

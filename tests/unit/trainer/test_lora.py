@@ -8,7 +8,7 @@ from peft import PeftModel
 from torchtune.models.convert_weights import tune_to_peft_adapter_weights
 
 from finetune_trainer.architecture import ModelShape, read_shape
-from finetune_trainer.checkpoint import write_adapter
+from finetune_trainer.checkpoint.write import write_adapter
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.lora import (
     LoraLinear,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from finetune_trainer.checkpoint import Progress
+from finetune_trainer.checkpoint.content import Progress
 from finetune_trainer.contract.spec import Training
 from finetune_trainer.recipe import advance, learning_rate, length_multiple, random_stream
 

@@ -7,8 +7,9 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
+from finetune_trainer.checkpoint.background import Written
 from finetune_trainer.contract import series
-from finetune_trainer.contract.progress import ProgressReport
+from finetune_trainer.contract.progress import CheckpointReport, ProgressReport
 from finetune_trainer.contract.spec import Wandb, WandbMode
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.exporter import Exporter, ProgressPage
@@ -39,6 +40,11 @@ def reporter_of(log: RunLog, begun_at: int = 0, total_steps: int = 30, exporter:
     return RankZeroReporter(log, exporter, None, begun, steps_per_epoch=10, log_every_steps=10)
 
 
+WRITTEN = Written(
+    CheckpointReport(step=10, time="2026-11-23T08:00:00Z", path="jobs/a/step-10", bytes=99, digest="sha256:01"),
+    1.5,
+    0.02,
+)
 REPORT = TrainedReport(
     steps=30,
     first_loss=2.0,
@@ -117,7 +123,7 @@ def test_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None
     reporter = Reporter()
     reporter.say("hello")
     reporter.record_step(record_of(1))
-    reporter.record_checkpoint(1, Path("step-1"), 0.1)
+    reporter.record_checkpoint(WRITTEN)
     reporter.finish(REPORT)
     assert capsys.readouterr().out == ""
 
@@ -156,3 +162,21 @@ def asked(page: ProgressPage) -> dict[str, Any]:
     body = b"".join(page({}, lambda *_: lambda _: None))
     document: dict[str, Any] = json.loads(body)
     return document
+
+
+def test_everybody_hears_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, registry = ProgressPage(), CollectorRegistry()
+    with RunLog(tmp_path, resumed_step=0) as log:
+        reporter_of(log, 0, 30, Exporter(TrainingMetrics(registry), page)).record_checkpoint(WRITTEN)
+    assert asked(page)["checkpoint"] == {
+        "step": 10,
+        "time": "2026-11-23T08:00:00Z",
+        "path": "jobs/a/step-10",
+        "bytes": 99,
+        "digest": "sha256:01",
+    }
+    assert registry.get_sample_value(series.CHECKPOINT_LAST_STEP) == 10
+    assert registry.get_sample_value(f"{series.CHECKPOINT_DURATION_SECONDS}_sum") == 0.02
+    assert capsys.readouterr().out == (
+        "checkpoint of step 10 written to jobs/a/step-10 in 1.5 s; the training stood still for 0.020 s\n"
+    )

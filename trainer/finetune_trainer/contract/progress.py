@@ -13,7 +13,7 @@ class CheckpointReport(Report):
     """A complete checkpoint on the shared filesystem."""
 
     step: int = Field(description="Steps that were done when it was taken.")
-    time: str = Field(description="When it was complete, RFC 3339.")
+    time: str = Field(description="When it was taken, RFC 3339.")
     path: str = Field(description="Its directory, relative to the shared filesystem's root.")
     bytes: int = Field(description="Size of its files.")
     digest: str = Field(description="`sha256:` digest of its manifest.json, which has the digests of the others.")

@@ -1,0 +1,101 @@
+"""Writes step checkpoints, and the adapter that is the run's result."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from finetune_trainer.checkpoint.content import Checkpoint, Tensors
+from finetune_trainer.checkpoint.directory import remove_leftovers, write_directory
+from finetune_trainer.checkpoint.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    OPTIMIZER,
+    TRAINER_STATE,
+    directory_of,
+    find_checkpoints,
+)
+from finetune_trainer.checkpoint.manifest import DamagedError, digest_of, forget_cached, verify, write_manifest
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.storage import storage_errors
+
+
+def write_checkpoint(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `step-<step>`, read it back, remove all but the newest `keep`, and return the new directory.
+
+    Raises:
+        TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE, or CHECKPOINT_UNUSABLE where the disk returns something
+            else than what was written; nothing is left of the new checkpoint then, and no older one is removed.
+    """
+
+    def write(directory: Path) -> None:
+        _write_adapter_files(directory, checkpoint.adapter, checkpoint.adapter_config)
+        _save(checkpoint.optimizer, directory / OPTIMIZER)
+        state = {"progress": asdict(checkpoint.progress), "settings": dict(checkpoint.settings)}
+        (directory / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        write_manifest(directory, checkpoint.progress.step, checkpoint.time)
+
+    directory = directory_of(checkpoints, checkpoint.progress.step)
+    write_directory(directory, write, _read_back)
+    trim(checkpoints, keep)
+    return directory
+
+
+def trim(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and whatever was left half written or damaged.
+
+    Raises:
+        TrainerError: STORAGE_NOT_WRITABLE.
+    """
+    with storage_errors(checkpoints):
+        for old in find_checkpoints(checkpoints)[keep:]:
+            shutil.rmtree(old)
+        remove_leftovers(checkpoints)
+
+
+def write_adapter(directory: Path, adapter: Tensors, config: Mapping[str, Any]) -> str:
+    """Write an adapter in PEFT layout and return the digest of its weights, `sha256:<hex>`.
+
+    Raises:
+        TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE; an adapter that was there before is still there then.
+    """
+    write_directory(directory, lambda partial: _write_adapter_files(partial, adapter, config), lambda _: None)
+    return f"sha256:{digest_of(directory / ADAPTER_WEIGHTS)}"
+
+
+def _read_back(directory: Path) -> None:
+    forget_cached(directory)
+    try:
+        verify(directory)
+    except DamagedError as error:
+        raise TrainerError(
+            Reason.CHECKPOINT_UNUSABLE,
+            f"{directory}: was written and flushed, but reads back damaged: {error}. Check the shared filesystem",
+        ) from error
+
+
+def _write_adapter_files(directory: Path, adapter: Tensors, config: Mapping[str, Any]) -> None:
+    _save(adapter, directory / ADAPTER_WEIGHTS)
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _save(tensors: Tensors, path: Path) -> None:
+    """Write a safetensors file. Raises OSError.
+
+    NB: save_file lets other threads run while it writes; save(), which returns bytes, kept them waiting for 0.4 s for
+    420 MB (docs/LOG.md). But it tells a full disk in Rust's words only: `No space left on device (os error 28)`.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
