@@ -1,0 +1,139 @@
+"""Writing turns: prompts side by side, one token after the other, until each has ended."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune_trainer.inference.cache import KeyValueCache
+from finetune_trainer.inference.decoder import Decoder
+
+Tokens = npt.NDArray[np.int32]  # [num_tokens]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a turn is written."""
+
+    stop_tokens: frozenset[int]
+    max_new_tokens: int
+    adapted: bool
+    temperature: float = 0.0  # 0 is greedy: always the likeliest token
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """A turn that was written, without the token that ended it."""
+
+    tokens: tuple[int, ...]
+    ended: bool  # False: cut at max_new_tokens, or at the end of what the model can tell positions apart
+
+
+def generate(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing, batch_size: int) -> list[Written]:
+    """Write what follows each prompt. Prompts of like length are put into one batch.
+
+    Raises:
+        ValueError: a prompt is empty.
+        torch.OutOfMemoryError: a batch does not fit the GPU's memory.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    written: dict[int, Written] = {}
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = write_batch(decoder, [prompts[index] for index in indices], writing)
+        written |= dict(zip(indices, batch, strict=True))
+    return [written[index] for index in range(len(prompts))]
+
+
+@torch.inference_mode()
+def write_batch(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -> list[Written]:
+    """Write what follows each prompt of one batch; as `generate`."""
+    tokens: list[list[int]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    for row, token in _stream(decoder, prompts, writing):
+        if token in writing.stop_tokens:
+            ended[row] = True
+        else:
+            tokens[row].append(token)
+    return [Written(tuple(row), end) for row, end in zip(tokens, ended, strict=True)]
+
+
+def _stream(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -> Iterator[tuple[int, int]]:
+    """Yield (row, token) as they are written; rows that have ended leave the batch."""
+    batch = _Batch(decoder, prompts, writing)
+    rows = list(range(len(prompts)))
+    logits = batch.read()
+    for _ in range(batch.max_new_tokens):
+        chosen = _choose(logits, writing, batch.random)
+        numbers = chosen.tolist()
+        yield from zip(rows, numbers, strict=True)
+        going_on = [place for place, token in enumerate(numbers) if token not in writing.stop_tokens]
+        if not going_on:
+            return
+        if len(going_on) < len(rows):
+            rows = [rows[place] for place in going_on]
+            chosen = chosen[batch.keep(going_on)]
+        logits = batch.write(chosen)
+
+
+class _Batch:
+    """Prompts that are padded on the left, so that all of them go on at the same place of the cache."""
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -> None:
+        lengths = [len(prompt) for prompt in prompts]
+        if not lengths or not min(lengths):
+            raise ValueError("a prompt is empty")
+        self._decoder, self._adapted = decoder, writing.adapted
+        longest = max(lengths)
+        self.max_new_tokens = max(0, min(writing.max_new_tokens, decoder.shape.max_positions - longest))
+        self.random = torch.Generator(decoder.device).manual_seed(writing.seed)
+        padded = np.zeros((len(prompts), longest), dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            padded[row, longest - len(prompt) :] = prompt
+        self._tokens = torch.from_numpy(padded).to(decoder.device)
+        self._padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
+        self._is_padded = min(lengths) < longest
+        self._cache: KeyValueCache = decoder.new_cache(len(prompts), longest + self.max_new_tokens)
+
+    def read(self) -> torch.Tensor:
+        """Read the prompts, and return the logits of the first new tokens, [b, vocab_size]."""
+        places = torch.arange(self._tokens.shape[1], device=self._tokens.device)
+        mask = None
+        if self._is_padded:
+            is_token = places >= self._padding[:, None]
+            # A place of padding sees itself: a softmax over nothing would be no number, and spread from there.
+            mask = (is_token[:, None, :] & (places[:, None] >= places)) | (places[:, None] == places)
+            mask = mask[:, None]
+        positions = (places - self._padding[:, None]).clamp(min=0)
+        return self._last_logits(self._tokens, positions, mask)
+
+    def write(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Add a token to each row, int64 [b], and return the logits of the next, [b, vocab_size]."""
+        length = self._cache.length
+        mask = None
+        if self._is_padded:
+            places = torch.arange(length + 1, device=tokens.device)
+            mask = (places >= self._padding[:, None])[:, None, None, :]
+        return self._last_logits(tokens[:, None], (length - self._padding)[:, None], mask)
+
+    def keep(self, rows: list[int]) -> torch.Tensor:
+        """Go on with some of the rows; return their places, int64 [number of rows to keep]."""
+        places = torch.tensor(rows, device=self._padding.device)
+        self._padding = self._padding[places]
+        self._cache.keep_rows(places)
+        return places
+
+    def _last_logits(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        hidden = self._decoder.hidden_states(tokens, positions, adapted=self._adapted, mask=mask, cache=self._cache)
+        return self._decoder.logits(hidden[:, -1])
+
+
+def _choose(logits: torch.Tensor, writing: Writing, random: torch.Generator) -> torch.Tensor:
+    """Return one token a row, int64 [b]."""
+    if writing.temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits / writing.temperature, dim=-1)
+    return torch.multinomial(probabilities, 1, generator=random)[:, 0]
