@@ -69,7 +69,7 @@ FINE_TUNE_JOB_STATUS = Resource(
     names.KIND, names.GROUP, names.VERSION, names.PLURAL, frozenset({"patch"}), subresource="status"
 )
 JOBS = Resource("Job", "batch", "v1", "jobs", _MADE | {"delete"})
-PODS = Resource("Pod", "", "v1", "pods", _READ)
+PODS = Resource("Pod", "", "v1", "pods", _READ | {"delete"})
 CLAIMS = Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", _MADE)
 SERVICES = Resource("Service", "", "v1", "services", _MADE)
 CONFIG_MAPS = Resource("ConfigMap", "", "v1", "configmaps", _MADE)
@@ -192,14 +192,25 @@ class Cluster:
                 return None
             raise
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Delete an object and what it owns, unless it is gone already or another one has its name."""
-        body = {
+    async def delete(self, kind: str, namespace: str, name: str, uid: str, *, by_force: bool = False) -> None:
+        """Delete an object and what it owns, unless it is gone already or another one has its name.
+
+        Args:
+            kind: what it is.
+            namespace: where it is.
+            name: its name.
+            uid: which of that name.
+            by_force: do not wait for the kubelet of a pod to say that it has ended. NB: if its node lives and is only
+                cut off, the pod runs on there: https://kubernetes.io/docs/tasks/run-application/force-delete-stateful-set-pod/
+        """
+        body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
             "preconditions": {"uid": uid},
         }
+        if by_force:
+            body["gracePeriodSeconds"] = 0
         try:
             await self._request("delete", _BY_KIND[kind], namespace, name, body=body)
         except ApiError as error:

@@ -72,6 +72,10 @@ class Plan:
     gpus_per_node: int
     """GPUs that each training pod asks for; 0 trains on the processor."""
     gpu_resource_name: str
+    rdma_resource_name: str | None
+    """RDMA device that each training pod asks for; None asks for none."""
+    unreachable_node_seconds: int
+    """How long pods stay on a node that does not answer."""
     gpu_memory_bytes: int | None
     hub_endpoint: str | None
     prepare_cpu: str
@@ -134,6 +138,8 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
         num_processes_per_node=compute.num_processes_per_node,
         gpus_per_node=compute.num_processes_per_node if compute.device is Device.GPU else 0,
         gpu_resource_name=settings.gpu_resource_name,
+        rdma_resource_name=settings.rdma_resource_name if compute.rdma else None,
+        unreachable_node_seconds=settings.unreachable_node_seconds,
         gpu_memory_bytes=settings.gpu_memory_bytes,
         hub_endpoint=settings.hub_endpoint,
         prepare_cpu=settings.prepare_cpu,

@@ -45,6 +45,12 @@ class Settings:
     """Memory of one GPU, so that prepare can tell whether a plan fits. None: the estimate is reported only."""
     gpu_resource_name: str = "nvidia.com/gpu"
     """Extended resource that training pods ask for."""
+    rdma_resource_name: str = "rdma/rdma_shared_device_a"
+    """Extended resource that training pods with compute.rdma ask for, as the RDMA device plugin was told to name it."""
+    unreachable_node_seconds: int = 60
+    """How long pods stay on a node that does not answer before the cluster takes them away."""
+    force_delete_seconds: float = 60.0
+    """How long a pod may go on terminating on a node that does not answer before it is removed by force."""
     prepare_cpu: str = "1"
     """CPU request of the prepare pod, a Kubernetes quantity."""
     prepare_memory: str = "4Gi"
@@ -79,6 +85,13 @@ class Settings:
             hub_endpoint=reader.read("FINETUNE_HUB_ENDPOINT", _url, None),
             gpu_memory_bytes=reader.read("FINETUNE_GPU_MEMORY_BYTES", _positive_integer, None),
             gpu_resource_name=reader.read("FINETUNE_GPU_RESOURCE_NAME", _text, cls.gpu_resource_name),
+            rdma_resource_name=reader.read("FINETUNE_RDMA_RESOURCE_NAME", _text, cls.rdma_resource_name),
+            unreachable_node_seconds=reader.read(
+                "FINETUNE_UNREACHABLE_NODE_SECONDS", _positive_integer, cls.unreachable_node_seconds
+            ),
+            force_delete_seconds=reader.read(
+                "FINETUNE_FORCE_DELETE_SECONDS", _positive_number, cls.force_delete_seconds
+            ),
             prepare_cpu=reader.read("FINETUNE_PREPARE_CPU", _quantity, cls.prepare_cpu),
             prepare_memory=reader.read("FINETUNE_PREPARE_MEMORY", _quantity, cls.prepare_memory),
             num_workers=reader.read("FINETUNE_WORKERS", _positive_integer, cls.num_workers),

@@ -180,6 +180,14 @@ class Compute(TrainerCompute):
         default_factory=dict, max_length=64, description="Labels that a node must have; preparing runs there too."
     )
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="PriorityClass of the pods; the cluster's default when not set."
+    )
+    rdma: bool = Field(
+        default=False,
+        description="Give every training pod the RDMA device that the chart names (`trainer.rdmaResourceName`) and the "
+        "capability IPC_LOCK, which only namespaces with the Pod Security level `privileged` permit.",
+    )
     env: tuple[EnvironmentVariable, ...] = Field(
         default=(),
         max_length=128,

@@ -10,11 +10,12 @@ from finetune_operator import names
 from finetune_operator.build.manifest import Manifest
 from finetune_operator.plan import NETWORK_VOLUME, SHARED_VOLUME, Disk, Plan
 from finetune_trainer.contract import environment, paths
+from finetune_trainer.contract.spec import SpecModel
 
+# A node that is not ready, and one that does not answer: https://kubernetes.io/docs/reference/labels-annotations-taints/
+NODE_LOSS_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 USER_ID = 65532  # "nonroot" of the distroless images; the trainer image's user
 SCRATCH = "/tmp"
-TERMINATION_GRACE_SECONDS = 120  # for the step that is being computed, and a checkpoint after it
-
 DISK_FLAGS = {SHARED_VOLUME: "--shared", NETWORK_VOLUME: "--network"}
 
 
@@ -26,6 +27,7 @@ def pod_spec(
     variables: Mapping[str, str],
     resources: Manifest,
     ports: Sequence[Manifest] = (),
+    capabilities: Sequence[str] = (),
     container_name: str = names.CONTAINER,
 ) -> Manifest:
     """Return the spec of a pod that runs a verb of the trainer.
@@ -37,9 +39,11 @@ def pod_spec(
         variables: environment of this verb, besides what every container of the job gets.
         resources: requests and limits of the container.
         ports: ports that the container serves.
+        capabilities: Linux capabilities that the container gets; with any, the pod is no longer `restricted`.
         container_name: name of the container.
     """
     container = _container(container_name, plan, verb, mounts) | {
+        "securityContext": _container_security(capabilities),
         "env": _environment(plan, variables),
         "resources": resources,
     }
@@ -47,7 +51,7 @@ def pod_spec(
         container["ports"] = list(ports)
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "terminationGracePeriodSeconds": plan.job.spec.run_policy.termination_grace_period_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": _security_context(),
@@ -58,13 +62,24 @@ def pod_spec(
 
 
 def training_resources(plan: Plan) -> Manifest:
-    """Return requests and limits of a training container: the user's, and the GPUs."""
+    """Return requests and limits of a training container: the user's, the GPUs, and the RDMA device."""
     wanted = plan.job.spec.compute.resources
     limits: dict[str, str] = dict(wanted.limits)
     if plan.gpus_per_node:
         limits[plan.gpu_resource_name] = str(plan.gpus_per_node)
+    if plan.rdma_resource_name is not None:
+        limits[plan.rdma_resource_name] = "1"
     resources: dict[str, Any] = {"requests": dict(wanted.requests), "limits": limits}
     return {kind: amounts for kind, amounts in resources.items() if amounts}
+
+
+def training_capabilities(plan: Plan) -> tuple[str, ...]:
+    """Return the capabilities of a training container: none, but for RDMA, whose buffers are locked in memory.
+
+    NB: a process that is not root has the capability only where its image gives it to the program; for all others the
+    container runtime's limit of locked memory counts (docs/operator/install.md).
+    """
+    return () if plan.rdma_resource_name is None else ("IPC_LOCK",)
 
 
 def _container(name: str, plan: Plan, verb: str, mounts: Sequence[Disk]) -> Manifest:
@@ -74,11 +89,6 @@ def _container(name: str, plan: Plan, verb: str, mounts: Sequence[Disk]) -> Mani
         "imagePullPolicy": plan.image_pull_policy,
         "args": _arguments(verb, mounts),
         "volumeMounts": _volume_mounts(mounts),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
         # A container that dies without a word leaves the end of its log instead.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -87,15 +97,36 @@ def _container(name: str, plan: Plan, verb: str, mounts: Sequence[Disk]) -> Mani
 def _placement(plan: Plan) -> Manifest:
     """Where the pod may run. Preparing runs where training does: there the image and the filesystem are at hand."""
     compute = plan.job.spec.compute
-    tolerations = [
-        toleration.model_dump(mode="json", by_alias=True, exclude_none=True) for toleration in compute.tolerations
-    ]
     wanted: Manifest = {
         "imagePullSecrets": [{"name": name} for name in compute.image_pull_secrets],
         "nodeSelector": dict(compute.node_selector),
-        "tolerations": tolerations,
+        "tolerations": [*(_wire(toleration) for toleration in compute.tolerations), *_node_loss_tolerations(plan)],
+        "priorityClassName": compute.priority_class_name,
     }
     return {name: value for name, value in wanted.items() if value}
+
+
+def _node_loss_tolerations(plan: Plan) -> list[Manifest]:
+    """Leave a lost node soon: without these, pods stay on it for five minutes.
+
+    NB: of several tolerations of a taint the shortest time counts, so these also hold where the user tolerates every
+    taint, as is usual on nodes with GPUs. Whoever names one of these taints decides himself.
+    """
+    named = {toleration.key for toleration in plan.job.spec.compute.tolerations}
+    return [
+        {
+            "key": taint,
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": plan.unreachable_node_seconds,
+        }
+        for taint in NODE_LOSS_TAINTS
+        if taint not in named
+    ]
+
+
+def _wire(model: SpecModel) -> Manifest:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _arguments(verb: str, mounts: Sequence[Disk]) -> list[str]:
@@ -132,6 +163,14 @@ def _security_context() -> Manifest:
         # Without it every mount walks the whole filesystem, which holds every model of every job.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _container_security(capabilities: Sequence[str]) -> Manifest:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]} | ({"add": list(capabilities)} if capabilities else {}),
     }
 
 

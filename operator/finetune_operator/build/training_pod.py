@@ -40,6 +40,7 @@ def training_pod_template(
         mounts=role.mounts,
         variables={**variables, environment.ATTEMPT: str(attempt)},
         resources=pod.training_resources(plan),
+        capabilities=pod.training_capabilities(plan),
         ports=[
             {"name": series.METRICS_PORT_NAME, "containerPort": series.METRICS_PORT, "protocol": "TCP"},
             *ports,

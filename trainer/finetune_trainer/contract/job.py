@@ -19,7 +19,10 @@ KIND = "FineTuneJob"
 # Fields of a FineTuneJob that only the operator reads. A test holds them against `finetune_operator.api`.
 CLUSTER_FIELDS = frozenset({"storage", "secretName", "runPolicy", "suspend"})
 CLUSTER_COMPUTE_FIELDS = frozenset(
-    {"backend", "image", "imagePullPolicy", "imagePullSecrets", "resources", "nodeSelector", "tolerations", "env"}
+    {
+        *("backend", "image", "imagePullPolicy", "imagePullSecrets", "resources", "env"),
+        *("nodeSelector", "tolerations", "priorityClassName", "rdma"),
+    }
 )
 
 

@@ -21,6 +21,7 @@ JOBS: dict[str, dict[str, Any]] = {
             "imagePullSecrets": ["registry"],
             "nodeSelector": {"gpu": "h100"},
             "tolerations": [{"operator": "Exists"}],
+            "priorityClassName": "high",
             "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
         },
         "secretName": "tokens",
@@ -97,7 +98,8 @@ def test_without_a_secret_there_is_no_token() -> None:
 def test_every_pod_of_a_job_is_placed_as_its_user_says() -> None:
     for pod in pods_of(JOBS["a job with everything"]):
         assert pod["nodeSelector"] == {"gpu": "h100"}
-        assert pod["tolerations"] == [{"operator": "Exists"}]
+        assert pod["tolerations"][0] == {"operator": "Exists"}
+        assert pod["priorityClassName"] == "high"
         assert pod["imagePullSecrets"] == [{"name": "registry"}]
         assert environment_of(pod)["NCCL_DEBUG"] == "INFO"
 
@@ -115,3 +117,53 @@ def test_the_job_file_is_mounted_where_the_trainer_reads_it() -> None:
         (mount,) = (mount for mount in container_of(pod)["volumeMounts"] if mount["name"] == "job")
         assert mount == {"name": "job", "mountPath": "/etc/finetune", "readOnly": True}
         assert container_of(pod)["args"][1] == "/etc/finetune/job.yaml"
+
+
+def node_loss_tolerations(pod: dict[str, Any]) -> dict[str, Any]:
+    return {
+        toleration["key"]: toleration.get("tolerationSeconds")
+        for toleration in pod["tolerations"]
+        if toleration.get("key", "").startswith("node.kubernetes.io/")
+    }
+
+
+@pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS.keys())
+def test_every_pod_leaves_a_node_that_does_not_answer_after_a_minute(spec: dict[str, Any]) -> None:
+    for pod in pods_of(spec):
+        assert node_loss_tolerations(pod) == {
+            "node.kubernetes.io/not-ready": 60,
+            "node.kubernetes.io/unreachable": 60,
+        }
+
+
+def test_the_administrator_says_how_long_pods_stay_on_a_node_that_does_not_answer() -> None:
+    for pod in pods_of({}, replace(SETTINGS, unreachable_node_seconds=7)):
+        assert set(node_loss_tolerations(pod).values()) == {7}
+
+
+def test_a_user_who_tolerates_lost_nodes_by_name_decides_himself() -> None:
+    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
+    for pod in pods_of({"compute": {"tolerations": [own]}}):
+        assert node_loss_tolerations(pod) == {
+            "node.kubernetes.io/unreachable": None,
+            "node.kubernetes.io/not-ready": 60,
+        }
+
+
+def test_a_pod_gets_the_grace_period_that_the_run_policy_says() -> None:
+    for spec, seconds in (({}, 300), ({"runPolicy": {"terminationGracePeriodSeconds": 45}}, 45)):
+        for pod in pods_of(spec):
+            assert pod["terminationGracePeriodSeconds"] == seconds
+
+
+def test_rdma_adds_the_device_and_one_capability_to_training_pods_and_nothing_else() -> None:
+    compute = {"nodes": 2, "gpusPerNode": 8}
+    prepare, training = pods_of({"compute": compute | {"rdma": True}}, replace(SETTINGS, rdma_resource_name="rdma/ib"))
+    plain_prepare, plain = pods_of({"compute": compute})
+    assert prepare == plain_prepare
+    container, plain_container = training["containers"][0], plain["containers"][0]
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": "8", "rdma/ib": "1"}}
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    security = {**container["securityContext"], "capabilities": {"drop": ["ALL"]}}
+    resources = plain_container["resources"]
+    assert training | {"containers": [container | {"resources": resources, "securityContext": security}]} == plain
