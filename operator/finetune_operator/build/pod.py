@@ -10,7 +10,7 @@ from finetune_operator import names
 from finetune_operator.build.manifest import Manifest
 from finetune_operator.plan import NETWORK_VOLUME, SHARED_VOLUME, Disk, Plan
 from finetune_trainer.contract import environment, paths
-from finetune_trainer.contract.spec import SpecModel
+from finetune_trainer.contract.group import SpecModel
 
 # A node that is not ready, and one that does not answer: https://kubernetes.io/docs/reference/labels-annotations-taints/
 NODE_LOSS_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
