@@ -15,16 +15,18 @@ from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio import client, config
-from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from finetune_operator import names
 from finetune_operator.errors import ApiError, DefinitionMissing, ForeignObject
+from finetune_operator.events import JobEvent
 from finetune_operator.metrics import Metrics
 from finetune_operator.names import Annotation
 from finetune_operator.observe import belongs_to
-from finetune_operator.status import JobEvent
+from finetune_operator.progress import Heard
 from finetune_operator.store import Body, JobKey, ObjectKey
 from finetune_trainer.contract import series
+from finetune_trainer.contract.progress import ProgressReport
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -33,7 +35,7 @@ _RETRY_DELAYS_SECONDS = (0.1, 0.4, 1.6)
 _LONGEST_RETRY_AFTER_SECONDS = 30.0
 _REQUEST_TIMEOUT_SECONDS = 30.0
 _SCRAPE_TIMEOUT_SECONDS = 2.0
-_MAX_EXPOSITION_BYTES = 1_000_000
+_MAX_REPORT_BYTES = 100_000
 _LIST_PAGE = 500
 
 
@@ -64,24 +66,33 @@ class Resource:
 # NB: server-side apply of an object that is not there needs `create` besides `patch`. `watch` is kopf's.
 _READ = frozenset({"list", "watch"})
 _MADE = _READ | {"get", "create", "patch"}
-FINE_TUNE_JOBS = Resource(names.KIND, names.GROUP, names.VERSION, names.PLURAL, _READ)
+FINE_TUNE_JOBS = Resource(names.KIND, names.GROUP, names.VERSION, names.PLURAL, _READ | {"delete"})
 FINE_TUNE_JOB_STATUS = Resource(
     names.KIND, names.GROUP, names.VERSION, names.PLURAL, frozenset({"patch"}), subresource="status"
 )
 JOBS = Resource("Job", "batch", "v1", "jobs", _MADE | {"delete"})
 PODS = Resource("Pod", "", "v1", "pods", _READ | {"delete"})
 CLAIMS = Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", _MADE)
-SERVICES = Resource("Service", "", "v1", "services", _MADE)
+SERVICES = Resource("Service", "", "v1", "services", _MADE | {"delete"})
 CONFIG_MAPS = Resource("ConfigMap", "", "v1", "configmaps", _MADE)
 EVENTS = Resource("Event", "", "v1", "events", frozenset({"list", "create"}))
 
 # NB: pods are listed after the Jobs that own them, so that a Job is never newer than its pods.
 CHILDREN = (CLAIMS, CONFIG_MAPS, SERVICES, JOBS, PODS)
-RESOURCES = (FINE_TUNE_JOBS, FINE_TUNE_JOB_STATUS, *CHILDREN, EVENTS)
+PYTORCH_JOBS = Resource(
+    names.PYTORCH_JOB_KIND,
+    names.PYTORCH_JOB_GROUP,
+    names.PYTORCH_JOB_VERSION,
+    names.PYTORCH_JOB_PLURAL,
+    _MADE | {"delete"},
+)
+# Children of kinds that a cluster may lack.
+OPTIONAL_CHILDREN = (PYTORCH_JOBS,)
+RESOURCES = (FINE_TUNE_JOBS, FINE_TUNE_JOB_STATUS, *CHILDREN, *OPTIONAL_CHILDREN, EVENTS)
 PERMISSIONS: Mapping[tuple[str, str], frozenset[str]] = {
     (resource.group, resource.rbac_name): resource.verbs for resource in RESOURCES
 }
-_BY_KIND = {resource.kind: resource for resource in CHILDREN}
+_BY_KIND = {resource.kind: resource for resource in (*CHILDREN, *OPTIONAL_CHILDREN)}
 _METHODS = {"get": "GET", "list": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE"}
 
 
@@ -135,15 +146,25 @@ class Cluster:
             DefinitionMissing: it does not.
             ApiError: the API server refused, or did not answer.
         """
-        try:
-            await self._request("list", FINE_TUNE_JOBS, namespace, query=[("limit", "1")])
-        except ApiError as error:
-            if error.status != 404:
-                raise
+        if not await self.serves(FINE_TUNE_JOBS, namespace):
             raise DefinitionMissing(
                 f"The cluster does not know FineTuneJobs. Install the CustomResourceDefinition {names.CRD_NAME}: "
                 "`kubectl apply -f crds/finetunejobs.yaml`, or the Helm chart with crds.enabled=true."
-            ) from error
+            )
+
+    async def serves(self, resource: Resource, namespace: str | None) -> bool:
+        """Return whether the cluster knows a kind.
+
+        Raises:
+            ApiError: the API server refused to tell, or did not answer.
+        """
+        try:
+            await self._request("list", resource, namespace, query=[("limit", "1")])
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
 
     async def find(self, kind: str, key: JobKey, name: str) -> Body | None:
         """Return an object of a job's namespace, or None when it is not there."""
@@ -195,6 +216,8 @@ class Cluster:
     async def delete(self, kind: str, namespace: str, name: str, uid: str, *, by_force: bool = False) -> None:
         """Delete an object and what it owns, unless it is gone already or another one has its name.
 
+        It stays until all that it owns is gone, so that a Job that is not there any more has no pods either.
+
         Args:
             kind: what it is.
             namespace: where it is.
@@ -206,16 +229,24 @@ class Cluster:
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "propagationPolicy": "Background",
+            "propagationPolicy": "Foreground",
             "preconditions": {"uid": uid},
         }
         if by_force:
             body["gracePeriodSeconds"] = 0
-        try:
-            await self._request("delete", _BY_KIND[kind], namespace, name, body=body)
-        except ApiError as error:
-            if error.status not in {404, 409}:
-                raise
+        await self._delete(_BY_KIND[kind], namespace, name, body)
+
+    async def delete_job(self, job: Body) -> None:
+        """Delete a FineTuneJob if it is as it was when it was looked at; its children follow by their references."""
+        metadata = job["metadata"]
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            # Whoever has just given it more time, or has asked to keep it, has changed its version.
+            "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        }
+        await self._delete(FINE_TUNE_JOBS, metadata["namespace"], metadata["name"], body)
 
     async def warnings(self, namespace: str, about: ObjectKey) -> Sequence[Body]:
         """Return the Events of type Warning about an object."""
@@ -250,26 +281,26 @@ class Cluster:
         await self._request("create", EVENTS, metadata["namespace"], body=body)
         self._metrics.events.labels(event.reason).inc()
 
-    async def read_series(self, pod_ip: str) -> dict[str, float] | None:
-        """Read the series without labels from a trainer's exporter, or None when it does not answer (yet).
+    async def read_progress(self, pod_ip: str) -> Heard:
+        """Ask rank 0 how far it is, over the pod network.
 
-        What answers is the image that the user chose: it is not followed to another address, not read without end, and
-        what is no exposition is no answer.
+        What answers is the image that the user chose: it is not followed to another address and not read without end,
+        and what is no report is an answer without one, as is every answer before the training has begun.
         """
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
-        url, exposition = f"http://{host}:{series.METRICS_PORT}{series.METRICS_PATH}", bytearray()
+        url, text = f"http://{host}:{series.METRICS_PORT}{series.PROGRESS_PATH}", bytearray()
         try:
             async with self._scraper.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    return None
                 async for part in response.content.iter_any():
-                    exposition += part
-                    if len(exposition) > _MAX_EXPOSITION_BYTES:
-                        return None
-            families = list(text_string_to_metric_families(exposition.decode()))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return None
-        return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+                    text += part
+                    if len(text) > _MAX_REPORT_BYTES:
+                        return Heard(answers=True)
+                report = ProgressReport.model_validate_json(text) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return Heard(answers=False)
+        except ValidationError:
+            return Heard(answers=True)
+        return Heard(answers=True, report=report)
 
     async def _list_pages(
         self, resource: Resource, namespace: str | None, query: Sequence[tuple[str, str]]
@@ -286,6 +317,13 @@ class Cluster:
             items += [{**kind, **item} for item in page.get("items") or ()]
             if not page.get("metadata", {}).get("continue"):
                 return items
+
+    async def _delete(self, resource: Resource, namespace: str, name: str, options: Mapping[str, Any]) -> None:
+        try:
+            await self._request("delete", resource, namespace, name, body=options)
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
 
     async def _apply(self, resource: Resource, namespace: str, name: str, body: Mapping[str, Any]) -> Body:
         query = [("fieldManager", names.FIELD_MANAGER), ("force", "true")]

@@ -164,7 +164,13 @@ class ConditionReason(StrEnum):
     PREPARED = "Prepared"
     STARTING = "Starting"
     RUNNING = "Running"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
     SUCCEEDED = "Succeeded"
+    # What an attempt found.
+    CHECKPOINT_LOADED = "CheckpointLoaded"
+    CHECKPOINT_CORRUPT = "CheckpointCorrupt"
     # What keeps it from going on; it waits.
     INVALID_SPEC = "InvalidSpec"
     CLAIM_MISSING = "ClaimMissing"

@@ -4,7 +4,7 @@ Looking twice changes nothing, and while nothing changes, nothing is written.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -13,14 +13,16 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble, is_pending_claim
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide import ATTEMPT, Decision, decide, name_taken, refuse
+from finetune_operator.decide import Decision, Timing, decide, name_taken, refuse
 from finetune_operator.errors import ApiError, ForeignObject, InvalidJob
+from finetune_operator.events import events_between
 from finetune_operator.metrics import Metrics
 from finetune_operator.names import ConditionReason
 from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan, make_plan
+from finetune_operator.progress import Heard
 from finetune_operator.settings import Settings
-from finetune_operator.status import Moment, answer, events_between, is_finished
+from finetune_operator.status import Moment, answer, is_finished
 from finetune_operator.store import Body, JobKey, ObjectKey, Store
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,10 @@ _CLAIM = "PersistentVolumeClaim"
 
 
 class Reconciler:
-    """Brings jobs one step further, one job at a time for each call."""
+    """Brings jobs one step further, one job at a time for each call.
+
+    The only thing that it remembers is when rank 0 was last asked; to forget it costs one question.
+    """
 
     def __init__(
         self, cluster: Cluster, store: Store, settings: Settings, metrics: Metrics, clock: Callable[[], datetime]
@@ -39,7 +44,8 @@ class Reconciler:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._scraped: dict[JobKey, datetime] = {}
+        self._timing = Timing(settings.progress_interval_seconds, settings.force_delete_seconds)
+        self._asked: dict[JobKey, datetime] = {}
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Take the job's next step; return after how many seconds to look again, or None to wait for a change.
@@ -51,14 +57,15 @@ class Reconciler:
         body = self._store.job(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             # What belonged to the job goes by its owner references.
-            self._scraped.pop(key, None)
+            self._asked.pop(key, None)
             return None
         with self._metrics.reconcile_seconds.time():
             decision = await self._decide(key, body)
-            obstacle = await self._carry_out(key, decision)
+            obstacle = await self._make(key, decision)
             if obstacle is not None:
                 decision = await self._decide(key, body, obstacle)
-            await self._tell(key, body, decision.status)
+            if await self._tell(key, body, decision.status):
+                await self._remove(key, body, decision)
         return decision.wake_after_seconds
 
     async def _decide(self, key: JobKey, body: Body, obstacle: Trouble | None = None) -> Decision:
@@ -75,7 +82,8 @@ class Reconciler:
                 raise
             return refuse(status, error.problems, moment)
         observed = await self._observe(key, plan, moment.now, obstacle)
-        return decide(plan, observed, moment.now, self._settings.progress_interval_seconds)
+        heard = await self._listen(key, plan, observed, moment.now)
+        return decide(plan, observed, moment.now, self._timing, heard)
 
     async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
         """Fetch the claims that the job names, until it is accepted and they are bound: no watch tells of them.
@@ -101,27 +109,23 @@ class Reconciler:
             return observe.observe(job_uid, children, {}, now)
         asked = observe.questions(job_uid, children, now)
         warnings = {child: await self._cluster.warnings(key.namespace, child) for child in asked}
-        series = await self._read_progress(key, plan, children, now)
-        return observe.observe(job_uid, children, warnings, now, series, obstacle)
+        return observe.observe(job_uid, children, warnings, now, obstacle=obstacle)
 
-    async def _read_progress(
-        self, key: JobKey, plan: Plan, children: Sequence[Body], now: datetime
-    ) -> Mapping[str, float] | None:
+    async def _listen(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Heard | None:
         """Ask rank 0 how far it is, when the gang runs and it was not asked in this interval."""
-        gang = observe.observe(plan.job.metadata.uid, children, {}, now).gangs.get(ATTEMPT, ())
-        if answer(plan.job.status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not gang or not gang[0].pods:
+        status, last = plan.job.status, self._asked.get(key)
+        if answer(status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not status.attempts:
             return None
-        rank_0, last = gang[0].pods[0], self._scraped.get(key)
-        interval_seconds = self._settings.progress_interval_seconds
         # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
-        too_soon = last is not None and (now - last).total_seconds() < interval_seconds - 0.5
-        if rank_0.ip is None or not rank_0.ready or too_soon:
+        if last is not None and (now - last).total_seconds() < self._timing.progress_interval_seconds - 0.5:
             return None
-        self._scraped[key] = now
-        return await self._cluster.read_series(rank_0.ip)
+        self._asked[key] = now
+        gang = observed.gangs.get(status.attempts[-1].number, ())
+        address = gang[0].pods[0].ip if gang and gang[0].pods else None
+        return Heard(answers=False) if address is None else await self._cluster.read_progress(address)
 
-    async def _carry_out(self, key: JobKey, decision: Decision) -> Trouble | None:
-        """Apply and delete; return why the API server refused an object, which is told and tried again later."""
+    async def _make(self, key: JobKey, decision: Decision) -> Trouble | None:
+        """Apply objects; return why the API server refused one, which is told and tried again later."""
         job = self._store.job(key)
         if job is None:
             return None
@@ -134,18 +138,25 @@ class Reconciler:
             if not error.is_refusal:
                 raise
             return Trouble(ConditionReason.REFUSED, f"{error} It is tried again by itself.")
-        for child in decision.delete:
-            await self._cluster.delete(child.key.kind, key.namespace, child.key.name, child.uid)
         return None
 
-    async def _tell(self, key: JobKey, body: Body, status: FineTuneJobStatus) -> None:
-        """Write the status and post the Events of what changed; nothing when nothing did."""
+    async def _remove(self, key: JobKey, body: Body, decision: Decision) -> None:
+        """Delete objects, and the job itself when its time is over."""
+        for child in decision.delete:
+            await self._cluster.delete(child.key.kind, key.namespace, child.key.name, child.uid)
+        for child in decision.force:
+            await self._cluster.delete(child.key.kind, key.namespace, child.key.name, child.uid, by_force=True)
+        if decision.delete_job:
+            await self._cluster.delete_job(body)
+
+    async def _tell(self, key: JobKey, body: Body, status: FineTuneJobStatus) -> bool:
+        """Write the status and post the Events of what changed, nothing when nothing did; return whether it is told."""
         before = FineTuneJobStatus.model_validate(body.get("status") or {})
         if status == before:
-            return
+            return True
         written = await self._cluster.write_status(key, body["metadata"]["uid"], status_document(status))
         if written is None:
-            return
+            return False
         self._store.see(written)
         for event in events_between(before, status):
             logger.info(event.note, extra={"namespace": key.namespace, "job": key.name, "reason": event.reason})
@@ -154,6 +165,7 @@ class Reconciler:
             except ApiError as error:
                 # The condition has said it already; an Event is a courtesy.
                 logger.warning("Event lost: %s", error, extra={"namespace": key.namespace, "job": key.name})
+        return True
 
 
 def status_document(status: FineTuneJobStatus) -> dict[str, Any]:

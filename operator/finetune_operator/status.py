@@ -1,49 +1,30 @@
-"""What we tell a person about a job: its phase, its conditions, its progress, and the Events of what changed.
+"""What we tell a person about a job: its phase, its conditions, its attempts.
 
 Pure. Each function takes the status so far and returns the next one; a condition keeps its transition time for as long
 as its answer stays the same.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import UTC, datetime
 
 from finetune_operator.api.status import (
+    MAX_ATTEMPTS,
     Attempt,
-    Checkpoint,
     Condition,
     ConditionStatus,
     ConditionType,
+    Failure,
     FineTuneJobStatus,
     Phase,
-    Progress,
     Result,
 )
 from finetune_operator.causes import Trouble
 from finetune_operator.names import ConditionReason
-from finetune_trainer.contract import series as names_of_series
+from finetune_operator.progress import steps_lost, with_result
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 
 _MAX_MESSAGE_CHARACTERS = 4096
-_MAX_NOTE_CHARACTERS = 1024  # an Event's note may not be longer
-
-
-class EventType(StrEnum):
-    """Whether an Event is news or a warning."""
-
-    NORMAL = "Normal"
-    WARNING = "Warning"
-
-
-@dataclass(frozen=True)
-class JobEvent:
-    """An Event about a job."""
-
-    type: EventType
-    reason: str
-    note: str
+_MAX_ATTEMPT_MESSAGE_CHARACTERS = 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,12 @@ class Moment:
     @property
     def text(self) -> str:
         """The time in RFC 3339, in UTC and whole seconds."""
-        return self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return time_text(self.now)
+
+
+def time_text(time: datetime) -> str:
+    """Return a time as Kubernetes writes it: RFC 3339, in UTC and whole seconds."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def about(status: FineTuneJobStatus, model: str) -> FineTuneJobStatus:
@@ -79,11 +65,12 @@ def not_yet_accepted(status: FineTuneJobStatus, moment: Moment, trouble: Trouble
 
 
 def accepted(status: FineTuneJobStatus, moment: Moment, message: str) -> FineTuneJobStatus:
-    """Tell that the job is accepted: from here on its spec is fixed."""
+    """Tell that the job is accepted: from here on its spec is fixed, and its deadline counts."""
+    if status.start_time is None:
+        status = status.model_copy(update={"start_time": moment.text})
     if answer(status, ConditionType.ACCEPTED) is _TRUE:
         return status
     told = Trouble(ConditionReason.ACCEPTED, message)
-    status = status.model_copy(update={"start_time": moment.text})
     return _told(status, moment, Phase.PENDING, told.reason, {ConditionType.ACCEPTED: (_TRUE, told)})
 
 
@@ -99,6 +86,19 @@ def preparing(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None, 
     return _told(status, moment, phase, told.reason, {ConditionType.PREPARED: (_FALSE, told)})
 
 
+def prepare_failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_follows: str) -> FineTuneJobStatus:
+    """Tell that preparing broke off, and when it starts again."""
+    failure = Failure(time=moment.text, reason=str(cause.reason), message=_attempt_message(cause))
+    told = Trouble(cause.reason, f"{cause.message} {what_follows}")
+    status = status.model_copy(
+        update={
+            "prepare_failures": (*status.prepare_failures, failure)[-MAX_ATTEMPTS:],
+            "restarts": status.restarts + 1,
+        }
+    )
+    return _told(status, moment, Phase.RESTARTING, told.reason, {ConditionType.PREPARED: (_FALSE, told)})
+
+
 def prepared(status: FineTuneJobStatus, moment: Moment, report: PreparedReport) -> FineTuneJobStatus:
     """Tell what prepare found and resolved."""
     told = Trouble(ConditionReason.PREPARED, summary_of(report))
@@ -106,24 +106,100 @@ def prepared(status: FineTuneJobStatus, moment: Moment, report: PreparedReport) 
     return _told(status, moment, status.phase, status.reason, {ConditionType.PREPARED: (_TRUE, told)})
 
 
+def waiting_to_start(status: FineTuneJobStatus, moment: Moment, waits: Trouble) -> FineTuneJobStatus:
+    """Tell what has to be out of the way before an attempt can begin."""
+    return _told(status, moment, Phase.PENDING, waits.reason, {ConditionType.RUNNING: (_FALSE, waits)})
+
+
+def attempt_begun(status: FineTuneJobStatus, moment: Moment, number: int) -> FineTuneJobStatus:
+    """Tell that the pods of an attempt are being made; it is a restart unless it is the first or resumes the job."""
+    is_restart = bool(status.attempts) and status.attempts[-1].reason != ConditionReason.SUSPENDED
+    attempts = (*status.attempts, Attempt(number=number, started=moment.text))
+    return status.model_copy(
+        update={"attempts": attempts[-MAX_ATTEMPTS:], "restarts": status.restarts + int(is_restart)}
+    )
+
+
 def starting(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) -> FineTuneJobStatus:
     """Tell that the training pods are starting, or what keeps them from it; then the job is pending again."""
-    told = waits or Trouble(ConditionReason.STARTING, "The training pods are starting.")
-    if not status.attempts:
-        status = status.model_copy(update={"attempts": (Attempt(number=1, started=moment.text),)})
+    number = status.attempts[-1].number if status.attempts else 1
+    what = "The training pods are starting." if number == 1 else f"The pods of attempt {number} are starting."
+    told = waits or Trouble(ConditionReason.STARTING, what)
     phase = Phase.STARTING if waits is None else Phase.PENDING
     return _told(status, moment, phase, told.reason, {ConditionType.RUNNING: (_FALSE, told)})
 
 
-def running(
-    status: FineTuneJobStatus, moment: Moment, num_pods: int, series: Mapping[str, float] | None
-) -> FineTuneJobStatus:
-    """Tell that all pods of the gang run, and how far they are when rank 0 said so."""
+def running(status: FineTuneJobStatus, moment: Moment, num_pods: int) -> FineTuneJobStatus:
+    """Tell that all pods of the gang run."""
     told = Trouble(
         ConditionReason.RUNNING, "The training pod runs." if num_pods == 1 else f"All {num_pods} training pods run."
     )
-    status = _told(status, moment, Phase.RUNNING, told.reason, {ConditionType.RUNNING: (_TRUE, told)})
-    return status if series is None else _with_progress(status, series)
+    return _told(status, moment, Phase.RUNNING, told.reason, {ConditionType.RUNNING: (_TRUE, told)})
+
+
+def attempt_ended(status: FineTuneJobStatus, moment: Moment, cause: Trouble) -> FineTuneJobStatus:
+    """Tell why the attempt under way has ended; nothing when none is."""
+    if not status.attempts or status.attempts[-1].ended is not None:
+        return status
+    last = status.attempts[-1]
+    ended = last.model_copy(
+        update={
+            "ended": moment.text,
+            "reason": str(cause.reason),
+            "message": _attempt_message(cause),
+            "steps_lost": steps_lost(last.last_step, status.checkpoint),
+        }
+    )
+    return status.model_copy(update={"attempts": (*status.attempts[:-1], ended)})
+
+
+def restarting(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_follows: str) -> FineTuneJobStatus:
+    """Tell that an attempt has failed, and when the next one starts."""
+    told = Trouble(cause.reason, f"{cause.message} {what_follows}")
+    conditions = {ConditionType.RUNNING: (_FALSE, told)}
+    return _told(attempt_ended(status, moment, cause), moment, Phase.RESTARTING, told.reason, conditions)
+
+
+def suspending(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
+    """Tell that the job is being suspended; its clock stops."""
+    told = Trouble(
+        ConditionReason.SUSPENDING,
+        "The pods were told to stop; those that train write a checkpoint first. Nodes and GPUs are free as soon as "
+        "they are gone.",
+    )
+    return _suspend(status, moment, Phase.SUSPENDING, _FALSE, told)
+
+
+def suspended(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
+    """Tell that nothing of the job runs any more."""
+    whence = f"from the checkpoint of step {status.checkpoint.step}" if status.checkpoint else "where it stopped"
+    told = Trouble(
+        ConditionReason.SUSPENDED,
+        f"No pod of the job is left; claims and what is on them are kept. Set spec.suspend to false to go on {whence}.",
+    )
+    return _suspend(status, moment, Phase.SUSPENDED, _TRUE, told)
+
+
+def _suspend(
+    status: FineTuneJobStatus, moment: Moment, phase: Phase, is_suspended: ConditionStatus, told: Trouble
+) -> FineTuneJobStatus:
+    ended = Trouble(ConditionReason.SUSPENDED, "spec.suspend was set to true.")
+    status = attempt_ended(status, moment, ended).model_copy(update={"start_time": None})
+    conditions = {ConditionType.SUSPENDED: (is_suspended, told)}
+    if answer(status, ConditionType.PREPARED) is _FALSE:
+        conditions[ConditionType.PREPARED] = (_FALSE, told)
+    if answer(status, ConditionType.RUNNING) is not None:
+        conditions[ConditionType.RUNNING] = (_FALSE, told)
+    return _told(status, moment, phase, told.reason, conditions)
+
+
+def resumed(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
+    """Tell that a job which was suspended goes on; nothing when it was not."""
+    known = next((found for found in status.conditions if found.type is ConditionType.SUSPENDED), None)
+    if known is None or known.reason == ConditionReason.RESUMED:
+        return status
+    told = Trouble(ConditionReason.RESUMED, "spec.suspend is false: the job goes on.")
+    return _told(status, moment, Phase.PENDING, told.reason, {ConditionType.SUSPENDED: (_FALSE, told)})
 
 
 def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport | None) -> FineTuneJobStatus:
@@ -135,26 +211,21 @@ def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport |
             f"Loss {report.first_loss:.3f} -> {report.final_loss:.3f} in {report.steps} steps; the adapter is in "
             f"{report.adapter_path} on the shared filesystem."
         )
-        status = status.model_copy(
-            update={
-                "result": Result(**report.model_dump()),
-                "progress": _last_progress(status, report),
-                "checkpoint": Checkpoint(step=report.steps),  # a run ends with one
-            }
-        )
+        status = with_result(status, report).model_copy(update={"result": Result(**report.model_dump())})
     told = Trouble(ConditionReason.SUCCEEDED, message)
     conditions = {ConditionType.RUNNING: (_FALSE, told), ConditionType.COMPLETE: (_TRUE, told)}
-    return _ended(_told(status, moment, Phase.SUCCEEDED, told.reason, conditions), moment, told.reason)
+    return _finished(_told(status, moment, Phase.SUCCEEDED, told.reason, conditions), moment, told)
 
 
-def failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble) -> FineTuneJobStatus:
-    """Tell that the job failed, and why."""
-    conditions = {ConditionType.FAILED: (_TRUE, cause)}
+def failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, why_no_more: str = "") -> FineTuneJobStatus:
+    """Tell that the job failed, why, and why it is not tried again where that needs saying."""
+    told = Trouble(cause.reason, f"{cause.message} {why_no_more}".strip())
+    conditions = {ConditionType.FAILED: (_TRUE, told)}
     if answer(status, ConditionType.PREPARED) is not _TRUE:
-        conditions[ConditionType.PREPARED] = (_FALSE, cause)
+        conditions[ConditionType.PREPARED] = (_FALSE, told)
     if answer(status, ConditionType.RUNNING) is not None:
-        conditions[ConditionType.RUNNING] = (_FALSE, cause)
-    return _ended(_told(status, moment, Phase.FAILED, cause.reason, conditions), moment, cause.reason)
+        conditions[ConditionType.RUNNING] = (_FALSE, told)
+    return _finished(_told(status, moment, Phase.FAILED, cause.reason, conditions), moment, cause)
 
 
 def answer(status: FineTuneJobStatus, condition_type: ConditionType) -> ConditionStatus | None:
@@ -162,25 +233,21 @@ def answer(status: FineTuneJobStatus, condition_type: ConditionType) -> Conditio
     return next((condition.status for condition in status.conditions if condition.type is condition_type), None)
 
 
+def answered_at(status: FineTuneJobStatus, condition_type: ConditionType) -> datetime | None:
+    """Return when the answer of a condition last changed, or None when it was not given yet."""
+    return next(
+        (
+            datetime.fromisoformat(condition.last_transition_time)
+            for condition in status.conditions
+            if condition.type is condition_type
+        ),
+        None,
+    )
+
+
 def is_finished(status: FineTuneJobStatus) -> bool:
     """Whether the job has succeeded or failed for good."""
     return _TRUE in (answer(status, ConditionType.COMPLETE), answer(status, ConditionType.FAILED))
-
-
-def events_between(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[JobEvent, ...]:
-    """Return an Event for each condition whose answer or reason changed; so each is told once, whoever asks again."""
-    before = {condition.type: (condition.status, condition.reason) for condition in old.conditions}
-    changed = [
-        condition for condition in new.conditions if before.get(condition.type) != (condition.status, condition.reason)
-    ]
-    told: dict[tuple[str, str], JobEvent] = {}
-    for condition in changed:
-        kind = EventType.NORMAL if _is_good_news(condition) else EventType.WARNING
-        # Running=False and Failed=True of the same cause are one piece of news.
-        told[condition.reason, condition.message] = JobEvent(
-            kind, condition.reason, condition.message[:_MAX_NOTE_CHARACTERS]
-        )
-    return tuple(told.values())
 
 
 def summary_of(report: PreparedReport) -> str:
@@ -196,35 +263,8 @@ def summary_of(report: PreparedReport) -> str:
     )
 
 
-def duration_text(seconds: float) -> str:
-    """Return a duration for a table: `45s`, `12m30s`, `1h05m`, `3d04h`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
-
-
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
-_GOOD_REASONS = frozenset(
-    {
-        ConditionReason.ACCEPTED,
-        ConditionReason.PREPARING,
-        ConditionReason.PREPARED,
-        ConditionReason.STARTING,
-        ConditionReason.RUNNING,
-        ConditionReason.SUCCEEDED,
-        ConditionReason.FORMER_JOB_LEAVING,
-    }
-)
 Answers = dict[ConditionType, tuple[ConditionStatus, Trouble]]
-
-
-def _is_good_news(condition: Condition) -> bool:
-    return condition.reason in _GOOD_REASONS
 
 
 def _told(
@@ -252,67 +292,12 @@ def _told(
     )
 
 
-def _ended(status: FineTuneJobStatus, moment: Moment, reason: str) -> FineTuneJobStatus:
-    attempts = status.attempts
-    if attempts and attempts[-1].ended is None:
-        last = attempts[-1].model_copy(update={"ended": moment.text, "reason": str(reason)})
-        attempts = (*attempts[:-1], last)
-    return status.model_copy(update={"completion_time": moment.text, "attempts": attempts})
+def _finished(status: FineTuneJobStatus, moment: Moment, cause: Trouble) -> FineTuneJobStatus:
+    return attempt_ended(status, moment, cause).model_copy(update={"completion_time": moment.text})
 
 
-def _with_progress(status: FineTuneJobStatus, series: Mapping[str, float]) -> FineTuneJobStatus:
-    step = _whole(series.get(names_of_series.STEP))
-    total_steps = _whole(series.get(names_of_series.STEPS_TOTAL)) or (status.plan.total_steps if status.plan else 0)
-    loss = _finite(series.get(names_of_series.LOSS)) if step else None
-    progress = Progress(
-        step=step,
-        total_steps=total_steps,
-        steps=f"{step}/{total_steps}",
-        # The series counts epochs done as a fraction; the step belongs to the epoch after those.
-        epoch=math.ceil(_finite(series.get(names_of_series.EPOCH)) or 0),
-        loss=loss,
-        loss_text=None if loss is None else f"{loss:.3f}",
-        learning_rate=_finite(series.get(names_of_series.LEARNING_RATE)),
-        tokens_per_second=_finite(series.get(names_of_series.TOKENS_PER_SECOND)),
-        eta=_eta(series, total_steps - step),
-    )
-    update: dict[str, object] = {"progress": progress}
-    if checkpoint_step := _whole(series.get(names_of_series.CHECKPOINT_LAST_STEP)):
-        update["checkpoint"] = Checkpoint(step=checkpoint_step)
-    return status.model_copy(update=update)
-
-
-def _last_progress(status: FineTuneJobStatus, report: TrainedReport) -> Progress:
-    total_steps = status.plan.total_steps if status.plan else report.steps
-    before = status.progress or Progress(step=0, total_steps=total_steps, steps="", epoch=0)
-    return before.model_copy(
-        update={
-            "step": report.steps,
-            "total_steps": total_steps,
-            "steps": f"{report.steps}/{total_steps}",
-            "loss": report.final_loss,
-            "loss_text": f"{report.final_loss:.3f}",
-            "tokens_per_second": report.tokens_per_second,
-            "eta": None,
-        }
-    )
-
-
-def _eta(series: Mapping[str, float], steps_left: int) -> str | None:
-    """Return the time left by the mean duration of the steps so far."""
-    count = series.get(f"{names_of_series.STEP_DURATION_SECONDS}_count", 0)
-    total_seconds = series.get(f"{names_of_series.STEP_DURATION_SECONDS}_sum", 0)
-    if not count or not math.isfinite(total_seconds):
-        return None
-    return duration_text(total_seconds / count * max(0, steps_left))
-
-
-def _whole(value: float | None) -> int:
-    return int(value) if value is not None and math.isfinite(value) and value > 0 else 0
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _attempt_message(cause: Trouble) -> str:
+    return cause.message[:_MAX_ATTEMPT_MESSAGE_CHARACTERS]
 
 
 def _count(number: int) -> str:

@@ -107,6 +107,14 @@ class Attempt(StatusModel):
     )
 
 
+class Failure(StatusModel):
+    """A time that preparing broke off."""
+
+    time: str = Field(json_schema_extra={"format": "date-time"}, description="When it was known.")
+    reason: str = Field(max_length=256, description="Why, in a word.")
+    message: str = Field(max_length=32768, description="What was seen that tells so.")
+
+
 class Checkpoint(StatusModel):
     """The newest complete checkpoint."""
 
@@ -187,11 +195,16 @@ class FineTuneJobStatus(StatusModel):
     )
     plan: PreparedReport | None = Field(default=None, description="What prepare found and resolved.")
     progress: Progress | None = Field(default=None, description="How far the training is.")
+    prepare_failures: tuple[Failure, ...] = Field(
+        default=(), max_length=MAX_ATTEMPTS, description="The times that preparing broke off and was tried again."
+    )
     attempts: tuple[Attempt, ...] = Field(
         default=(), max_length=MAX_ATTEMPTS, description="The gangs, oldest first; the newest hundred."
     )
     restarts: int = Field(
-        default=0, ge=0, description="Attempts that were made because one had failed; resuming is none."
+        default=0,
+        ge=0,
+        description="How often preparing or training started anew because it had failed; resuming does not count.",
     )
     checkpoint: Checkpoint | None = Field(default=None, description="The newest complete checkpoint.")
     damaged_checkpoints: tuple[str, ...] = Field(

@@ -6,6 +6,9 @@ The words are those of a real cluster (v1.34), copied from what kubectl printed.
 import json
 from typing import Any
 
+from finetune_operator.progress import Heard
+from finetune_trainer.contract.progress import CheckpointReport, ProgressReport
+
 Body = dict[str, Any]
 
 CREATED = "2026-11-23T05:00:00Z"
@@ -131,6 +134,28 @@ TRAINED: Body = {
 }
 PREPARED_MESSAGE: Body = {"reason": "Succeeded", "message": "prepared", "prepared": PREPARED}
 TRAINED_MESSAGE: Body = {"reason": "Succeeded", "message": "trained", "trained": TRAINED}
+
+
+def report(**changes: Any) -> ProgressReport:
+    """What rank 0 tells of a training of 30 steps."""
+    return ProgressReport(**{"step": 0, "total_steps": 30, "epoch": 1, **changes})
+
+
+def heard(**changes: Any) -> Heard:
+    """An answer of rank 0 with such a report."""
+    return Heard(answers=True, report=report(**changes))
+
+
+def checkpoint(step: int, time: str = "2026-11-23T05:05:00Z") -> CheckpointReport:
+    """A complete checkpoint."""
+    path = f"jobs/team/demo/uid/checkpoints/{step:08d}"
+    return CheckpointReport(
+        step=step,
+        time=time,
+        path=path,
+        bytes=1000,
+        digest=f"sha256:{step:064x}",
+    )
 
 
 def failure_message(reason: str, message: str = "what happened, and what to do") -> Body:

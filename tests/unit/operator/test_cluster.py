@@ -15,6 +15,7 @@ from finetune_operator.build.config import build_config_map
 from finetune_operator.cluster import CHILDREN, FINE_TUNE_JOBS, JOBS, PERMISSIONS, PODS, Cluster
 from finetune_operator.errors import ApiError, ForeignObject
 from finetune_operator.metrics import Metrics
+from finetune_operator.progress import Heard
 from finetune_operator.store import JobKey
 from finetune_trainer.contract import series
 from tests.factories import UID, make_job_plan
@@ -140,10 +141,10 @@ async def test_deleting_takes_only_the_object_that_was_meant_and_what_it_owns() 
     async with cluster_with((404, _message("not found"))) as (cluster, server):
         await cluster.delete("Job", "team-a", "calls-a1-node", "uid-1")
         assert server.bodies[0]["preconditions"] == {"uid": "uid-1"}
-        assert server.bodies[0]["propagationPolicy"] == "Background"
+        assert server.bodies[0]["propagationPolicy"] == "Foreground"
 
 
-async def test_a_pod_on_a_dead_node_is_removed_without_waiting_for_its_kubelet() -> None:
+async def test_a_pod_on_a_dead_node_is_deleted_without_waiting_for_its_kubelet() -> None:
     async with cluster_with((200, {})) as (cluster, server):
         await cluster.delete("Pod", "team-a", "calls-a1-node-0-x", "uid-1", by_force=True)
         assert server.requests[0].path == "/api/v1/namespaces/team-a/pods/calls-a1-node-0-x"
@@ -173,7 +174,7 @@ async def test_a_long_list_is_read_page_by_page_and_every_item_says_what_it_is()
 @asynccontextmanager
 async def exporter(port: int, response: Callable[[], web.Response]) -> AsyncIterator[None]:
     async def answer(request: web.Request) -> web.Response:
-        return response() if request.path == "/metrics" else web.Response(text="finetune_step 666\n")
+        return response() if request.path == "/progress" else web.json_response({**REPORT, "step": 666})
 
     application = web.Application()
     application.router.add_get("/{path:.*}", answer)
@@ -186,33 +187,39 @@ async def exporter(port: int, response: Callable[[], web.Response]) -> AsyncIter
         await runner.cleanup()
 
 
-async def test_an_exporter_is_read_and_one_that_does_not_answer_is_none(
+REPORT = {"step": 12, "totalSteps": 30, "epoch": 1, "loss": 2.5}
+
+
+async def test_rank_0_is_asked_and_silence_is_known_from_an_answer_without_a_report(
     monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
     monkeypatch.setattr(series, "METRICS_PORT", unused_tcp_port)
-    text = 'finetune_step 12\nfinetune_loss 2.5\nfinetune_gpu_utilization_ratio{gpu="0"} 0.5\n'
     async with cluster_with((200, {})) as (cluster, _):
-        assert await cluster.read_series("127.0.0.1") is None
-        async with exporter(unused_tcp_port, lambda: web.Response(text=text)):
-            assert await cluster.read_series("127.0.0.1") == {"finetune_step": 12, "finetune_loss": 2.5}
+        assert await cluster.read_progress("127.0.0.1") == Heard(answers=False)
+        async with exporter(unused_tcp_port, lambda: web.Response(status=404)):
+            assert await cluster.read_progress("127.0.0.1") == Heard(answers=True)
+        async with exporter(unused_tcp_port, lambda: web.json_response(REPORT)):
+            heard = await cluster.read_progress("127.0.0.1")
+    assert heard.report is not None
+    assert (heard.report.step, heard.report.total_steps, heard.report.loss) == (12, 30, 2.5)
 
 
 NOT_OUR_EXPORTER: dict[str, Callable[[], web.Response]] = {
     "a page": lambda: web.Response(text="<html>hello</html>"),
     "bytes that are no text": lambda: web.Response(body=b"\xff\xfe"),
-    "an error": lambda: web.Response(status=500, text="finetune_step 12\n"),
+    "an error": lambda: web.json_response(REPORT, status=500),
     "another address": lambda: web.Response(status=302, headers={"Location": "/internal"}),
-    "no end": lambda: web.Response(text="finetune_step 12\n" * 100_000),
+    "no end": lambda: web.Response(text=" " * 1_000_000),
 }
 
 
 @pytest.mark.parametrize("case", NOT_OUR_EXPORTER)
-async def test_an_image_that_answers_with_something_else_is_no_answer(
+async def test_an_image_that_answers_with_something_else_has_told_nothing(
     case: str, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
     monkeypatch.setattr(series, "METRICS_PORT", unused_tcp_port)
     async with cluster_with((200, {})) as (cluster, _), exporter(unused_tcp_port, NOT_OUR_EXPORTER[case]):
-        assert await cluster.read_series("127.0.0.1") is None
+        assert await cluster.read_progress("127.0.0.1") == Heard(answers=True)
 
 
 async def test_a_request_that_is_not_in_the_table_is_never_sent() -> None:

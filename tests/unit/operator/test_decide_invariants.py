@@ -23,7 +23,7 @@ POD_STATUSES: dict[str, Any] = {
     "preempted": objects.disrupted("PreemptionByScheduler"),
 }
 TOLD_BY_WATCH = {"Unschedulable", "ImagePullFailed", "ContainerNotCreated"}
-SERIES = [None, {"finetune_step": 3.0, "finetune_steps_total": 30.0, "finetune_loss": float("nan")}]
+HEARD = [None, objects.heard(step=3, loss=float("nan"))]
 
 turns = st.one_of(
     st.tuples(st.just("pod"), st.integers(0, 5), st.sampled_from(sorted(POD_STATUSES))),
@@ -52,7 +52,7 @@ def _play(world: World, turn: tuple[str, Any, Any]) -> None:
     elif verb == "bind claims":
         world.bind_claims()
     elif verb == "scrape":
-        world.series = SERIES[which]
+        world.heard = HEARD[which]
     elif verb == "advance":
         world.advance(which)
 

@@ -1,15 +1,19 @@
 """What a person reads in `kubectl get` and `kubectl describe`."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble
-from finetune_operator.status import EventType, JobEvent, Moment, duration_text, events_between
+from finetune_operator.events import EventType, JobEvent, events_between
+from finetune_operator.progress import duration_text, with_report
+from finetune_operator.status import Moment
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
-from tests.unit.operator.kubernetes_objects import PREPARED, TRAINED
+from tests.unit.operator.kubernetes_objects import PREPARED, TRAINED, checkpoint, report
 
 NEW = FineTuneJobStatus()
 EARLIER = Moment(datetime(2026, 11, 23, 5, 0, tzinfo=UTC), generation=1)
@@ -63,22 +67,24 @@ def test_the_summary_of_prepare_has_rows_tokens_steps_and_what_was_dropped() -> 
     )
 
 
-SERIES = {
-    "finetune_step": 412.0,
-    "finetune_steps_total": 1000.0,
-    "finetune_epoch": 1.236,
-    "finetune_loss": 1.23456,
-    "finetune_learning_rate": 0.0002,
-    "finetune_tokens_per_second": 98765.4,
-    "finetune_step_duration_seconds_sum": 2730.0,
-    "finetune_step_duration_seconds_count": 412.0,
-    "finetune_checkpoint_last_step": 400.0,
-}
+PLANNED = tell.prepared(NEW, EARLIER, PreparedReport.model_validate(PREPARED))
+REPORT = ProgressReport(
+    step=412,
+    total_steps=1000,
+    epoch=2,
+    loss=1.23456,
+    learning_rate=0.0002,
+    tokens_per_second=98765.4,
+    last_step_time="2026-11-23T05:59:58.7Z",
+    checkpoint=checkpoint(400, "2026-11-23T05:58:00+00:00"),
+)
+RUNNING = tell.attempt_begun(PLANNED, EARLIER, 1)
 
 
 def test_progress_is_formatted_for_kubectl_get() -> None:
-    told = tell.running(NEW, EARLIER, 2, SERIES)
+    told = with_report(RUNNING, REPORT)
     assert told.progress is not None
+    # 588 steps of 4 sequences of 512.34 tokens, at 98765.4 tokens a second, are 12.2 seconds.
     assert told.progress.model_dump() == {
         "step": 412,
         "total_steps": 1000,
@@ -88,16 +94,21 @@ def test_progress_is_formatted_for_kubectl_get() -> None:
         "loss_text": "1.235",
         "learning_rate": 0.0002,
         "tokens_per_second": 98765.4,
-        "last_step_time": None,
-        "eta": "1h04m",
+        "last_step_time": "2026-11-23T05:59:58Z",
+        "eta": "12s",
     }
     assert told.checkpoint is not None
-    assert told.checkpoint.step == 400
+    assert told.checkpoint.model_dump() == {
+        "step": 400,
+        "time": "2026-11-23T05:58:00Z",
+        "path": "jobs/team/demo/uid/checkpoints/00000400",
+        "bytes": 1000,
+        "digest": f"sha256:{400:064x}",
+    }
 
 
 def test_before_the_first_step_there_is_neither_a_loss_nor_a_time_left() -> None:
-    series = {"finetune_step": 0.0, "finetune_steps_total": 30.0, "finetune_loss": 0.0}
-    told = tell.running(NEW, EARLIER, 2, series)
+    told = with_report(RUNNING, report())
     assert told.progress is not None
     assert (told.progress.steps, told.progress.loss, told.progress.loss_text, told.progress.eta) == (
         "0/30",
@@ -110,18 +121,33 @@ def test_before_the_first_step_there_is_neither_a_loss_nor_a_time_left() -> None
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_is_left_out_because_json_cannot_say_it(value: float) -> None:
-    told = tell.running(NEW, EARLIER, 2, SERIES | {"finetune_loss": value})
+    told = with_report(RUNNING, report(step=3, loss=value))
     assert told.progress is not None
     assert (told.progress.loss, told.progress.loss_text) == (None, None)
 
 
-def test_progress_stays_as_it_was_when_rank_0_does_not_answer() -> None:
-    first = tell.running(NEW, EARLIER, 2, SERIES)
-    assert tell.running(first, LATER, 2, None).progress == first.progress
+UNTOLD: dict[str, dict[str, Any]] = {
+    "a step before the first": {"step": -1},
+    "a checkpoint before the first step": {"checkpoint": checkpoint(3).model_copy(update={"step": -3})},
+    "a path that is a novel": {"checkpoint": checkpoint(3).model_copy(update={"path": "x" * 5000})},
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_a_report_that_a_status_cannot_hold_is_passed_over(case: str) -> None:
+    assert with_report(RUNNING, report(**UNTOLD[case])) == RUNNING
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-11-23T05:00:00"], ids=["no time", "a time of no zone"])
+def test_a_time_that_kubernetes_would_not_take_is_left_out(text: str) -> None:
+    told = with_report(RUNNING, report(step=3, last_step_time=text))
+    assert told.progress is not None
+    assert told.progress.last_step_time is None
 
 
 def test_success_ends_with_the_last_step_and_no_time_left() -> None:
-    told = tell.running(tell.starting(NEW, EARLIER, None), EARLIER, 2, SERIES)
+    told = tell.running(tell.starting(RUNNING, EARLIER, None), EARLIER, 2)
+    told = with_report(told, REPORT)
     told = tell.succeeded(told, LATER, TrainedReport.model_validate(TRAINED))
     assert told.progress is not None
     assert (told.progress.steps, told.progress.loss_text, told.progress.eta) == ("30/30", "2.250", None)
@@ -138,7 +164,8 @@ def test_a_job_whose_last_report_is_lost_has_succeeded_all_the_same() -> None:
 
 
 def test_failure_ends_the_attempt_and_says_so_in_every_condition_that_was_open() -> None:
-    told = tell.failed(tell.starting(NEW, EARLIER, None), LATER, Trouble("Diverged", "loss is NaN"))
+    began = tell.attempt_begun(NEW, EARLIER, 1)
+    told = tell.failed(tell.starting(began, EARLIER, None), LATER, Trouble("Diverged", "loss is NaN"))
     answers = {condition.type.value: (condition.status.value, condition.reason) for condition in told.conditions}
     assert answers == {
         "Prepared": ("False", "Diverged"),

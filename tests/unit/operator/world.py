@@ -9,10 +9,11 @@ from finetune_operator import observe
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.causes import Trouble
-from finetune_operator.decide import Decision, decide
+from finetune_operator.decide import Decision, Timing, decide
+from finetune_operator.events import JobEvent, events_between
 from finetune_operator.plan import make_plan
+from finetune_operator.progress import Heard
 from finetune_operator.reconcile import status_document
-from finetune_operator.status import JobEvent, events_between
 from finetune_operator.store import ObjectKey, object_key
 from tests.factories import SETTINGS, UID, manifest
 from tests.unit.operator import kubernetes_objects as objects
@@ -22,6 +23,7 @@ Body = dict[str, Any]
 TWO_NODES: Body = {"compute": {"nodes": 2, "device": "cpu"}}
 LEADER_AND_WORKER: Body = TWO_NODES | {"storage": {"network": {"size": "1Gi", "storageClassName": "network-disk"}}}
 PREPARE, TRAIN = "prepare", "train"
+TIMING = Timing(progress_interval_seconds=10, force_delete_seconds=60)
 
 
 class World:
@@ -32,7 +34,7 @@ class World:
         self.objects: dict[ObjectKey, Body] = {}
         self.now = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
         self.warnings: dict[ObjectKey, list[Body]] = {}
-        self.series: dict[str, float] | None = None
+        self.heard: Heard | None = None
         self.obstacle: Trouble | None = None
         self.events: list[JobEvent] = []
         self.versions = 0
@@ -50,8 +52,8 @@ class World:
         children = tuple(self.objects.values())
         job = FineTuneJob.parse(self.body)
         plan = make_plan(job, SETTINGS, observe.access_modes(children))
-        observed = observe.observe(UID, children, self.warnings, self.now, self.series, self.obstacle)
-        return decide(plan, observed, self.now, progress_interval_seconds=10)
+        observed = observe.observe(UID, children, self.warnings, self.now, obstacle=self.obstacle)
+        return decide(plan, observed, self.now, TIMING, self.heard)
 
     def step(self) -> Decision:
         """Decide once and carry it out."""
