@@ -15,7 +15,7 @@ from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import PACKED_FILE, PackedWriter, Sequence
-from finetune_trainer.gang import Place
+from finetune_trainer.gang import Node, Place
 
 VOCABULARY_SIZE = 128
 MODEL_PATH, DATA_PATH = "models/tiny", "datasets/tiny"
@@ -101,7 +101,9 @@ def train_in_process(
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     try:
         return [
-            recipe.train(job, paths, Place(rank, rank % per_node, world_size, per_node, torch.device("cpu")), 0, {})
+            recipe.train(
+                job, paths, Place(rank, rank % per_node, world_size, per_node, torch.device("cpu")), Node(0, {})
+            )
             for job, paths, per_node in runs
         ]
     finally:

@@ -85,7 +85,7 @@ def tiny_gpu_job(root: Path, gpus: int, sharding: str) -> tuple[TrainerJob, JobP
 
 def run(root: Path, gpus: int, sharding: str) -> tuple[TrainedReport, list[float]]:
     job, paths = tiny_gpu_job(root, gpus, sharding)
-    report = train(job, paths, {"FINETUNE_METRICS_PORT": "0"})
+    report, _ = train(job, paths, {"FINETUNE_METRICS_PORT": "0"})
     return report, [json.loads(line)["loss"] for line in (paths.logs / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finetune_trainer.contract.job import JobFileError, read_job
 from finetune_trainer.contract.paths import JOB_FILE, NETWORK_MOUNT, SHARED_MOUNT, JobPaths
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import (
     TERMINATION_LOG,
     PreparedReport,
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     # As the first process of a container it would otherwise not hear SIGTERM at all.
-    stop_on_sigterm(lambda signal_name: _leave_last_word(options, _stopped_by(signal_name)))
+    stop_on_sigterm(lambda words, progress: _leave_last_word(options, _terminated(words, progress)))
     termination = _run(options, os.environ)
     _leave_last_word(options, termination)
     if termination.reason is Reason.SUCCEEDED:
@@ -74,20 +75,21 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> Termina
             rank=getattr(error, "rank", None),
             step=getattr(error, "step", None),
             checkpoint=getattr(error, "checkpoint", None),
+            progress=error.progress,
         )
     except JobFileError as error:
         return TerminationMessage(reason=Reason.INVALID_SPEC, message=str(error))
     except Stopped as stopped:
-        return _stopped_by(str(stopped))
+        return _terminated(f"stopped by {stopped} before it was done")
     except KeyboardInterrupt:
-        return TerminationMessage(reason=Reason.TERMINATED, message="stopped from the keyboard")
+        return _terminated("stopped from the keyboard")
     except Exception as error:  # noqa: BLE001 - whatever it is, a person has to learn of it
         traceback.print_exc()
         return TerminationMessage(reason=Reason.ERROR, message=f"{type(error).__name__}: {error}; see the log")
 
 
-def _stopped_by(signal_name: str) -> TerminationMessage:
-    return TerminationMessage(reason=Reason.TERMINATED, message=f"stopped by {signal_name} before it was done")
+def _terminated(message: str, progress: ProgressReport | None = None) -> TerminationMessage:
+    return TerminationMessage(reason=Reason.TERMINATED, message=message, progress=progress)
 
 
 def _leave_last_word(options: argparse.Namespace, termination: TerminationMessage) -> None:
@@ -103,9 +105,9 @@ def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> Te
         # Imported late: brings torch, which takes seconds that prepare does not need.
         from finetune_trainer.launch import train
 
-        trained = train(job, paths, environment)
+        trained, progress = train(job, paths, environment)
         message = f"trained {trained.steps} steps, loss {trained.first_loss:.4f} -> {trained.final_loss:.4f}"
-        return TerminationMessage(reason=Reason.SUCCEEDED, message=message, trained=trained)
+        return TerminationMessage(reason=Reason.SUCCEEDED, message=message, trained=trained, progress=progress)
     from finetune_trainer.prepare import prepare
 
     prepared = prepare(job, paths, environment)

@@ -1,5 +1,6 @@
 """The one error of the trainer: a reason from the contract, and a message that says what to do."""
 
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import Reason
 
 
@@ -12,6 +13,7 @@ class TrainerError(Exception):
         rank: process of the gang that it happened in, when it was one.
         step: steps that were done before, when it was in the training.
         checkpoint: name of the newest checkpoint, when there is one.
+        progress: how far the training had come, where this process knows.
     """
 
     def __init__(
@@ -22,6 +24,7 @@ class TrainerError(Exception):
         rank: int | None = None,
         step: int | None = None,
         checkpoint: str | None = None,
+        progress: ProgressReport | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -29,3 +32,4 @@ class TrainerError(Exception):
         self.rank = rank
         self.step = step
         self.checkpoint = checkpoint
+        self.progress = progress

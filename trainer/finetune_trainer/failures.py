@@ -13,8 +13,11 @@ import torch
 import torch.distributed as dist
 
 from finetune_trainer.contract.job import TrainerJob
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
+
+PROGRESS_FILE = "progress.json"
 
 
 def explain(error: Exception, job: TrainerJob) -> TrainerError:
@@ -63,6 +66,21 @@ def write_failure(directory: Path, rank: int, error: TrainerError) -> None:
     partial = directory / f".rank-{rank}.partial"
     partial.write_text(json.dumps(document), encoding="utf-8")
     partial.replace(directory / f"rank-{rank}.json")
+
+
+def write_progress(directory: Path, progress: ProgressReport) -> None:
+    """Leave the progress for the agent, which tells it also when this process was killed."""
+    partial = directory / f".{PROGRESS_FILE}.partial"
+    partial.write_text(progress.model_dump_json(by_alias=True), encoding="utf-8")
+    partial.replace(directory / PROGRESS_FILE)
+
+
+def read_progress(directory: Path) -> ProgressReport | None:
+    """Return what `write_progress` left last; None where rank 0 is on another node, or never began to train."""
+    try:
+        return ProgressReport.model_validate_json((directory / PROGRESS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
 
 
 def first_failure(directory: Path, exit_codes: Mapping[int, int]) -> TrainerError:

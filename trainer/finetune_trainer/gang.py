@@ -1,10 +1,14 @@
 """The processes that train together: where one of them stands, and what they tell each other."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from finetune_trainer.contract.progress import ProgressReport
+from finetune_trainer.stopping import StopRequest
 
 Value = TypeVar("Value")
 
@@ -25,6 +29,16 @@ class Place:
         return self.world_size // self.processes_per_node
 
 
+@dataclass(frozen=True)
+class Node:
+    """What a process has to do with the node that it runs on, and with the agent that started it."""
+
+    metrics_port: int
+    environment: Mapping[str, str]
+    stop: StopRequest = field(default_factory=StopRequest)
+    leave_progress: Callable[[ProgressReport], None] = lambda _: None  # for the last word, should this process die
+
+
 def sum_over_gang(tensor: torch.Tensor) -> None:
     """Add up a tensor over all processes, in place; every process then has the same."""
     dist.all_reduce(tensor)
@@ -36,3 +50,37 @@ def broadcast(value: Value) -> Value:
     dist.broadcast_object_list(values, src=0)
     received: Value = values[0]
     return received
+
+
+class StopVote:
+    """Lets all processes stop at the same micro-batch, though only those of one node may have been asked to.
+
+    They count who was asked in a reduction between any two micro-batches, whose result is looked at one micro-batch
+    later. So it costs no time, and no GPU is waited for: it has a process group of its own, on the CPUs. It also tells
+    a process that another was lost while the GPUs still wait for it.
+
+    Args:
+        is_asked: whether this process was asked to stop.
+    """
+
+    def __init__(self, is_asked: Callable[[], bool]) -> None:
+        self._is_asked = is_asked
+        self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self._num_asked = torch.zeros((), dtype=torch.int32)
+        self._count: dist.Work | None = None
+
+    def is_stop_agreed(self) -> bool:
+        """Return the same on every process; all of them have to call this equally often."""
+        if self._group is None:
+            return self._is_asked()
+        if self._count is not None:
+            self._count.wait()
+        is_agreed = bool(self._num_asked.item())
+        self._num_asked = torch.tensor(int(self._is_asked()), dtype=torch.int32)
+        self._count = dist.all_reduce(self._num_asked, group=self._group, async_op=True)
+        return is_agreed
+
+    def close(self) -> None:
+        """Wait for the last count, of which nobody wants to know any more."""
+        if self._count is not None:
+            self._count.wait()

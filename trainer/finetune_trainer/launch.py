@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -26,12 +28,21 @@ from finetune_trainer.contract import environment as names
 from finetune_trainer.contract import series
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.spec import Device
 from finetune_trainer.contract.termination import Reason, TrainedReport
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.failures import explain, first_failure, first_line, write_failure
-from finetune_trainer.gang import Place
+from finetune_trainer.failures import (
+    explain,
+    first_failure,
+    first_line,
+    read_progress,
+    write_failure,
+    write_progress,
+)
+from finetune_trainer.gang import Node, Place
 from finetune_trainer.processors import num_available_cpus
+from finetune_trainer.stopping import StopLines, StopRequest, ask_on_sigterm
 
 # Pods of a gang start when their nodes have pulled the image, so one may be minutes ahead of another.
 RENDEZVOUS_TIMEOUT_SECONDS = 900
@@ -39,6 +50,9 @@ RESOLVE_INTERVAL_SECONDS = 2.0
 # Longer than any step or checkpoint; a process that waits for so long waits for one that is gone.
 COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 MONITOR_INTERVAL_SECONDS = 0.5
+LAST_WORD_SECONDS = 15.0
+# The agent's own handler would end the processes at once; SIGTERM is left to `stopping`.
+AGENT_SIGNALS = "SIGINT"
 AGENT_LOGGER = "torch.distributed.elastic.multiprocessing.api"
 LOOPBACK = "127.0.0.1"
 
@@ -62,10 +76,15 @@ class Settings:
     failures: Path
     num_threads: int
     metrics_port: int
+    stop_lines: tuple[Connection, ...]  # by local rank
 
 
-def train(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> TrainedReport:
+def train(
+    job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]
+) -> tuple[TrainedReport, ProgressReport | None]:
     """Train a prepared job on this node's processes, together with those of the other nodes.
+
+    Returns the report, and on the node of rank 0 the last progress.
 
     Args:
         job: what to train.
@@ -80,27 +99,50 @@ def train(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> T
     os.environ.update(process_environment(job.spec.compute.device, Path(tempfile.gettempdir()), os.environ))
     logging.getLogger(AGENT_LOGGER).setLevel(logging.CRITICAL)  # it would log tracebacks of what is told better below
     wait_until_resolved(gang.master_address, RENDEZVOUS_TIMEOUT_SECONDS)
-    with tempfile.TemporaryDirectory(prefix="finetune-failures-") as failures:
+    with tempfile.TemporaryDirectory(prefix="finetune-failures-") as name:
+        failures, lines = Path(name), StopLines(gang.processes_per_node)
         settings = Settings(
-            failures=Path(failures),
+            failures=failures,
             num_threads=max(1, num_available_cpus() // gang.processes_per_node),
             metrics_port=int(environment.get(names.METRICS_PORT, series.METRICS_PORT)),
+            stop_lines=lines.ends,
         )
-        try:
-            reports = elastic_launch(launch_config(gang), run_process)(job, paths, gang, settings)
-        except ChildFailedError as error:
-            raise first_failure(Path(failures), exit_codes(error)) from error
-        except SignalException as error:
-            raise TrainerError(Reason.TERMINATED, f"stopped by {signal.Signals(error.sigval).name}") from error
-        except dist.DistError as error:
-            raise TrainerError(
-                Reason.COLLECTIVE_FAILED,
-                f"node {gang.node_rank} of {gang.num_nodes} did not meet the others at {gang.master_address}:"
-                f"{gang.master_port} within {RENDEZVOUS_TIMEOUT_SECONDS} s: {first_line(error)}. Check that all pods "
-                "run, and that no network policy keeps them apart",
-            ) from error
+        with ask_on_sigterm(lines.ask, lambda: read_progress(failures), stop_grace_seconds(environment)):
+            try:
+                report = run_gang(job, paths, gang, settings)
+            except TrainerError as error:
+                error.progress = read_progress(failures)
+                raise
+        return report, read_progress(failures)
+
+
+def run_gang(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings) -> TrainedReport:
+    """Be the agent of this node: meet the others, start the processes, wait for them.
+
+    Raises:
+        TrainerError: with the reason and the rank of the process that failed first on this node.
+    """
+    try:
+        reports = elastic_launch(launch_config(gang), run_process)(job, paths, gang, settings)
+    except ChildFailedError as error:
+        raise first_failure(settings.failures, exit_codes(error)) from error
+    except SignalException as error:
+        raise TrainerError(Reason.TERMINATED, f"stopped by {signal.Signals(error.sigval).name}") from error
+    except dist.DistError as error:
+        raise TrainerError(
+            Reason.COLLECTIVE_FAILED,
+            f"node {gang.node_rank} of {gang.num_nodes} did not meet the others at {gang.master_address}:"
+            f"{gang.master_port} within {RENDEZVOUS_TIMEOUT_SECONDS} s: {first_line(error)}. Check that all pods "
+            "run, and that no network policy keeps them apart",
+        ) from error
     report: TrainedReport = next(iter(reports.values()))
     return report
+
+
+def stop_grace_seconds(environment: Mapping[str, str]) -> float:
+    """Return the time that processes have for their last checkpoint: the pod's, less what the last word takes."""
+    grace = float(environment.get(names.TERMINATION_GRACE_SECONDS, names.DEFAULT_TERMINATION_GRACE_SECONDS))
+    return max(grace - LAST_WORD_SECONDS, grace / 2)
 
 
 def read_gang(job: TrainerJob, environment: Mapping[str, str]) -> Gang:
@@ -233,6 +275,7 @@ def launch_config(gang: Gang) -> LaunchConfig:
         max_restarts=0,
         monitor_interval=MONITOR_INTERVAL_SECONDS,
         start_method="spawn",
+        signals_to_handle=AGENT_SIGNALS,
         local_addr=LOOPBACK if gang.num_nodes == 1 else None,
     )
 
@@ -243,6 +286,12 @@ def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings
     from finetune_trainer import recipe
 
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+
+    def leave() -> None:
+        write_failure(settings.failures, rank, TrainerError(Reason.TERMINATED, "stopped before the training began"))
+        os._exit(1)
+
+    stop = StopRequest(settings.stop_lines[local_rank], leave)
     try:
         torch.set_num_threads(settings.num_threads)
         is_gpu = job.spec.compute.device is Device.GPU
@@ -253,7 +302,8 @@ def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings
             "nccl" if is_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, device_id=device if is_gpu else None
         )
         place = Place(rank, local_rank, dist.get_world_size(), gang.processes_per_node, device)
-        report = recipe.train(job, paths, place, settings.metrics_port, os.environ)
+        node = Node(settings.metrics_port, os.environ, stop, partial(write_progress, settings.failures))
+        report = recipe.train(job, paths, place, node)
         dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever it is, the agent has to learn of it
         failure = explain(error, job)

@@ -3,8 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
@@ -20,7 +20,7 @@ from finetune_trainer.data.order import EMPTY_SLOT, Indices, SequenceOrder, rank
 from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.exporter import start_exporter
-from finetune_trainer.gang import Place, broadcast, sum_over_gang
+from finetune_trainer.gang import Node, Place, StopVote, broadcast, sum_over_gang
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
@@ -34,9 +34,7 @@ TENSOR_CORE_TOKENS = 8
 NUM_RECENT_LOSSES = 10
 
 
-def train(
-    job: TrainerJob, paths: JobPaths, place: Place, metrics_port: int, environment: Mapping[str, str]
-) -> TrainedReport:
+def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> TrainedReport:
     """Fine-tune the prepared model on the prepared data, and leave the adapter on the shared filesystem.
 
     Runs in every process of an initialised process group; all of them return the same report.
@@ -44,7 +42,7 @@ def train(
     Raises:
         TrainerError: with a reason of the contract; other errors are explained by `launch`.
     """
-    exporter = start_exporter(place, metrics_port)
+    exporter = start_exporter(place, node.metrics_port)
     prepared = read_prepared(job, paths, place)
     data = PackedSequences.open(paths.shared / prepared.data_path)
     shape = read_shape(paths.shared / prepared.model_path)
@@ -54,17 +52,22 @@ def train(
     state.resume()
 
     with (
-        open_reporter(state, exporter, environment) as reporter,
+        open_reporter(state, exporter, node) as reporter,
         state.open_checkpoints(reporter.record_checkpoint) as checkpoints,
     ):
         for line in (*state.resumed_from.damages, describe_start(state)):
             reporter.say(line)
+        run = Run(state, model, data, checkpoints, StopVote(node.stop.is_made))
+        node.stop.training_begins()
         for step in range(state.progress.step, prepared.total_steps):
-            record = train_step(state, model, data, checkpoints, step)
+            record = train_step(run, step)
+            if record is None:
+                leave_checkpoint(run)
             reporter.record_step(record)
             checkpoints.tell()
             if record.step % job.spec.checkpoint.every_steps == 0 or record.step == prepared.total_steps:
                 checkpoints.take(state.progress)
+        run.vote.close()
         checkpoints.wait()
         report = save_result(state)
         reporter.finish(report)
@@ -107,22 +110,36 @@ def build(job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedRepo
     return model.train()
 
 
-def train_step(
-    state: TrainingState, model: CausalDecoder, data: PackedSequences, checkpoints: Checkpoints, step: int
-) -> StepRecord:
+@dataclass(frozen=True)
+class Run:
+    """What a step needs."""
+
+    state: TrainingState
+    model: CausalDecoder
+    data: PackedSequences
+    checkpoints: Checkpoints
+    vote: StopVote
+
+
+def train_step(run: Run, step: int) -> StepRecord | None:
     """Do one optimizer step: gradients of the global batch, summed over the processes, clipped, applied.
+
+    Returns None when the processes have agreed to stop; adapter and optimizer are then as the step before left them.
 
     Raises:
         TrainerError: DIVERGED, before anything is changed.
     """
     started = time.monotonic()
+    state = run.state
     training, prepared = state.job.spec.training, state.prepared
     epoch, step_of_epoch = divmod(step, prepared.steps_per_epoch)
-    order = SequenceOrder(len(data), prepared.global_batch, training.seed)
+    order = SequenceOrder(len(run.data), prepared.global_batch, training.seed)
     indices = order.global_batch_indices(epoch, step_of_epoch)
 
     state.gradients.zero()
-    share = compute_gradients(state, model, data, indices, step)
+    share = compute_gradients(run, indices, step)
+    if share is None:
+        return None
     sum_over_gang(state.gradients.buffer)
     norm = state.gradients.clip(training.optimizer.max_gradient_norm)
     # Here, after all its work, is the one place of a step where the GPU is waited for.
@@ -131,7 +148,7 @@ def train_step(
     peak = training.optimizer.learning_rate
     rate = learning_rate(step, peak, prepared.warmup_steps, prepared.total_steps)
     refuse_divergence(state, step, rate, loss, gradient_norm)
-    checkpoints.wait_before_change()
+    run.checkpoints.wait_before_change()
     state.apply_gradients(rate)
 
     seconds = time.monotonic() - started
@@ -159,19 +176,20 @@ class Share:
     data_wait_seconds: float
 
 
-def compute_gradients(
-    state: TrainingState, model: CausalDecoder, data: PackedSequences, indices: Indices, step: int
-) -> Share:
+def compute_gradients(run: Run, indices: Indices, step: int) -> Share | None:
     """Run forward and backward over this process' micro-batches; gradients add up in `state.gradients`.
 
     Each loss is divided by the targets of the whole global batch, known beforehand, so that every target counts the
-    same on any number of processes, and sums over processes are means over the batch.
+    same on any number of processes, and sums over processes are means over the batch. Returns None, between two
+    micro-batches, when the processes have agreed to stop.
     """
-    training, place = state.job.spec.training, state.place
+    training, place, data = run.state.job.spec.training, run.state.place, run.data
     num_targets = max(int(data.num_targets[indices].sum()), 1)
     loss = torch.zeros((), device=place.device)
     num_tokens, waited = 0, 0.0
     for slots in rank_share(indices, place.rank, place.world_size, training.batch_size, training.gradient_accumulation):
+        if run.vote.is_stop_agreed():
+            return None
         asked = time.monotonic()
         rows = [None if index == EMPTY_SLOT else data.sequence(int(index)) for index in slots]
         batch = make_batch(rows, length_multiple(place.device.type, training))
@@ -179,7 +197,7 @@ def compute_gradients(
         # Dropout depends on what is computed, not on what was computed before: a resumed run, or one on other
         # processes, drops the same.
         torch.manual_seed(random_stream(training.seed, step, int(slots[0])))
-        micro_loss = model(batch.to(place.device)) / num_targets
+        micro_loss = run.model(batch.to(place.device)) / num_targets
         micro_loss.backward()
         loss += micro_loss.detach()
         num_tokens += batch.num_tokens
@@ -244,6 +262,24 @@ def advance(progress: Progress, loss: float, num_tokens: int, seconds: float) ->
         seconds=progress.seconds + seconds,
         first_loss=loss if progress.step == 0 else progress.first_loss,
         recent_losses=(*progress.recent_losses, loss)[-NUM_RECENT_LOSSES:],
+    )
+
+
+def leave_checkpoint(run: Run) -> NoReturn:
+    """Leave a checkpoint of the last whole step, because the gang was asked to stop.
+
+    Raises:
+        TrainerError: TERMINATED, on every process, when the checkpoint is complete.
+    """
+    progress, total_steps = run.state.progress, run.state.prepared.total_steps
+    run.vote.close()
+    run.checkpoints.take(progress)
+    run.checkpoints.wait()
+    broadcast(None)  # the others wait for rank 0, which their agents would end otherwise
+    raise TrainerError(
+        Reason.TERMINATED,
+        f"asked to stop: {progress.step} of {total_steps} steps are done, and will not have to be done again",
+        step=progress.step,
     )
 
 

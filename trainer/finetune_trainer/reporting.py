@@ -4,7 +4,7 @@ Global rank 0 speaks for all; every other process has a reporter that says nothi
 is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -14,6 +14,7 @@ from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.report import rfc3339
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.exporter import Exporter
+from finetune_trainer.gang import Node
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.runlog import RunLog, describe_step
 from finetune_trainer.state import TrainingState
@@ -45,6 +46,7 @@ class RankZeroReporter(Reporter):
         tracker: Weights & Biases, where the job asks for it.
         begun: where the training begins, from the first step or from a checkpoint.
         steps_per_epoch: steps of a pass over the data.
+        leave_progress: keeps the last progress for the case that this process dies.
         log_every_steps: steps between two lines for people.
     """
 
@@ -56,6 +58,7 @@ class RankZeroReporter(Reporter):
         begun: ProgressReport,
         steps_per_epoch: int,
         log_every_steps: int,
+        leave_progress: Callable[[ProgressReport], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._exporter = exporter
@@ -65,7 +68,8 @@ class RankZeroReporter(Reporter):
         self._log_every_steps = log_every_steps
         self._seconds = 0.0
         exporter.metrics.start(begun.step, begun.total_steps)
-        exporter.progress.publish(begun)
+        self._leave_progress = leave_progress
+        self._publish()
 
     def say(self, line: str) -> None:
         """Tell people something."""
@@ -112,6 +116,7 @@ class RankZeroReporter(Reporter):
     def _publish(self, **changes: object) -> None:
         self._progress = self._progress.model_copy(update=changes)
         self._exporter.progress.publish(self._progress)
+        self._leave_progress(self._progress)
 
     def _track(self, tell: Callable[[WandbTracker], None]) -> None:
         if self._tracker is None:
@@ -124,15 +129,13 @@ class RankZeroReporter(Reporter):
 
 
 @contextmanager
-def open_reporter(
-    state: TrainingState, exporter: Exporter | None, environment: Mapping[str, str]
-) -> Iterator[Reporter]:
+def open_reporter(state: TrainingState, exporter: Exporter | None, node: Node) -> Iterator[Reporter]:
     """On rank 0, open the log files, and the run on Weights & Biases where the job asks for one.
 
     Args:
         state: of the run, resumed already.
         exporter: of the node; only rank 0 has one to publish to.
-        environment: of the process.
+        node: of the process.
 
     Raises:
         TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
@@ -146,12 +149,14 @@ def open_reporter(
         if job.spec.tracking.wandb is not None:
             run_id = f"{job.name}-{job.uid}"
             try:
-                tracker = WandbTracker(job.spec.tracking.wandb, job.name, run_id, state.settings, logs, environment)
+                tracker = WandbTracker(
+                    job.spec.tracking.wandb, job.name, run_id, state.settings, logs, node.environment
+                )
             except TrackingError as error:
                 log.say(f"warning: not reporting to Weights & Biases: {error}")
         every, steps_per_epoch = job.spec.training.log_every_steps, state.prepared.steps_per_epoch
         begun = describe_beginning(state)
-        yield RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch, every)
+        yield RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch, every, node.leave_progress)
 
 
 def describe_beginning(state: TrainingState) -> ProgressReport:

@@ -131,7 +131,9 @@ class TrainingState:
         """
         if self.place.rank != 0:
             return Checkpoints()
-        return BackgroundCheckpoints(dict(self._adapter) | self._moments, self._write_checkpoint, tell)
+        return BackgroundCheckpoints(
+            dict(self._adapter) | self._moments, self._write_checkpoint, tell, self.progress.step
+        )
 
     def _write_checkpoint(self, copied: Tensors, progress: Progress) -> CheckpointReport:
         weights, config = self._peft_adapter({name: copied[name] for name in self._adapter})

@@ -54,6 +54,7 @@ class BackgroundCheckpoints(Checkpoints):
         tensors: what is copied, see `Snapshot`.
         write: writes a copy of them, with the progress that they belong to.
         tell: is told of each checkpoint when it is complete, in the thread of the training.
+        saved_step: step that the tensors were read from a checkpoint of, or 0: there is no need to take one of it.
 
     Every method but the first raises the TrainerError of a checkpoint that could not be written.
     """
@@ -63,6 +64,7 @@ class BackgroundCheckpoints(Checkpoints):
         tensors: Mapping[str, torch.Tensor],
         write: Callable[[Tensors, Progress], CheckpointReport],
         tell: Callable[[Written], None],
+        saved_step: int = 0,
     ) -> None:
         self._snapshot = Snapshot(tensors)
         self._write = write
@@ -70,12 +72,16 @@ class BackgroundCheckpoints(Checkpoints):
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future[tuple[CheckpointReport, float]] | None = None
         self._stalled_seconds = 0.0
+        self._saved_step = saved_step
 
     def take(self, progress: Progress) -> None:
-        """Take a checkpoint of what was trained so far; waits for the former one to be complete."""
+        """Take a checkpoint of what was trained since the last; waits for the former one to be complete."""
+        if progress.step == self._saved_step:
+            return
         started = time.monotonic()
         self.wait()
         self._snapshot.begin()
+        self._saved_step = progress.step
         self._under_way = self._thread.submit(self._copy_and_write, progress)
         self._stalled_seconds = time.monotonic() - started
 

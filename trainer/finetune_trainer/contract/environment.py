@@ -17,6 +17,11 @@ JOB_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
 
 ATTEMPT = "FINETUNE_ATTEMPT"
 
+# The pod's terminationGracePeriodSeconds: between SIGTERM and SIGKILL the training finishes its micro-batch and writes
+# a checkpoint.
+TERMINATION_GRACE_SECONDS = "FINETUNE_TERMINATION_GRACE_SECONDS"
+DEFAULT_TERMINATION_GRACE_SECONDS = 300
+
 # Memory of one GPU, in bytes. Prepare has no GPU to ask; where it is not set, what was estimated is only reported.
 GPU_MEMORY_BYTES = "FINETUNE_GPU_MEMORY_BYTES"
 
