@@ -28,7 +28,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a data set without a source": ({"datasets": [{"format": "hermes"}]}, "spec.datasets[0]"),
     "a data set with two sources": ({"datasets": [HERMES | {"path": "data/calls.jsonl"}]}, "spec.datasets[0]"),
     "a second data set without a format": ({"datasets": [HERMES, {"path": "calls.jsonl"}]}, "spec.datasets[1].format"),
-    "an unknown format": ({"datasets": [HERMES | {"format": "alpaca"}]}, "spec.datasets[0].format"),
+    "an unknown format": ({"datasets": [HERMES | {"format": "csv"}]}, "spec.datasets[0].format"),
     "a data path that leaves the filesystem": (
         {"datasets": [{"path": "..", "format": "openai"}]},
         "spec.datasets[0].path",
@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # fields that do not exist
     "a misspelt field": ({"training": {"epoch": 3}}, "spec.training.epoch"),
     "a field of another group": ({"rank": 8}, "spec.rank"),
-    "a field of a list's element": ({"datasets": [HERMES | {"weight": 2}]}, "spec.datasets[0].weight"),
+    "a field of a list's element": ({"datasets": [HERMES | {"size": 2}]}, "spec.datasets[0].size"),
 }
 
 REFUSED_NAMES = {

@@ -18,20 +18,23 @@ from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Dataset, HuggingFaceDataset, TrainerSpec
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.data import packed
-from finetune_trainer.data.build import REPORT_FILE, DataReport, Source, build_data
+from finetune_trainer.data.build import Source, build_data
 from finetune_trainer.data.read import find_files
 from finetune_trainer.data.render import Renderer
+from finetune_trainer.data.report import REPORT_FILE, DataReport
+from finetune_trainer.data.rows import RowWork
 from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.planner import GIB, TrainingPlan, make_plan
+from finetune_trainer.processors import num_available_cpus
 from finetune_trainer.storage import storage_errors
 from finetune_trainer.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
 # Part of the digest of prepared data: to be raised whenever equal input gives other tokens than before.
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 
 
 def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> PreparedReport:
@@ -67,6 +70,7 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
             trained_tokens=data.trained_tokens,
             sequences=data.sequences,
             truncated_conversations=data.truncated_conversations,
+            preflight=data.preflight,
             world_size=spec.compute.world_size,
             global_batch=spec.global_batch,
             steps_per_epoch=plan.steps.steps_per_epoch,
@@ -108,7 +112,7 @@ def find_model(spec: TrainerSpec, paths: JobPaths, source: hub.Hub) -> tuple[str
     def check(directory: Path) -> None:
         # Before gigabytes of weights are downloaded.
         check_length(spec, read_shape(directory))
-        load_tokenizer(directory)
+        Renderer(load_tokenizer(directory))
 
     return f"{repository}@{snapshot.commit}", hub.fetch_model(source, snapshot, paths.models, check)
 
@@ -148,11 +152,18 @@ def prepare_data(
             partial = cache.partial_directory(entry)
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                build_data(sources, Renderer(load_tokenizer(model_directory)), spec.training, shape.vocab_size, partial)
+                renderer = Renderer(load_tokenizer(model_directory))
+                work = RowWork(renderer, spec.training, _holdout_share(spec), shape.vocab_size)
+                build_data(sources, work, spec.evaluation.holdout.max_rows, partial, num_available_cpus())
                 cache.publish(entry)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return entry, DataReport.model_validate_json((entry / REPORT_FILE).read_text(encoding="utf-8"))
+
+
+def _holdout_share(spec: TrainerSpec) -> float:
+    holdout = spec.evaluation.holdout
+    return holdout.share if spec.evaluation.enabled and holdout.max_rows > 0 else 0.0
 
 
 def find_source(dataset: Dataset, paths: JobPaths, source: hub.Hub) -> Source:
@@ -196,10 +207,12 @@ def data_digest(spec: TrainerSpec, sources: list[Source], model_directory: Path)
             "maxSequenceLength": training.max_sequence_length,
             "overlong": training.overlong,
             "packing": training.packing,
+            "holdout": [_holdout_share(spec), spec.evaluation.holdout.max_rows],
             "tokenizer": _tokenizer_digests(model_directory),
             "datasets": [
                 {
                     "format": source.dataset.format,
+                    "weight": source.dataset.weight,
                     "maxSamples": source.dataset.max_samples,
                     "maxBadRowPercent": source.dataset.max_bad_row_percent,
                     "revision": source.revision,

@@ -11,6 +11,7 @@ from finetune_trainer.contract import environment as names
 from finetune_trainer.contract.job import TrainerJob, parse_job
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.termination import PreparedReport, Reason
+from finetune_trainer.data.heldout import HELDOUT_DIRECTORY, read_heldout
 from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.prepare import prepare
@@ -65,7 +66,10 @@ def test_prepare_lays_ready_what_train_reads(tmp_path: Path) -> None:
     assert (report.parameters, report.model_family) == (shape.num_parameters, "llama")
     assert (report.precision, report.sharding, report.world_size) == ("fp32", "replicate", 1)
     [dataset] = report.datasets
-    assert (dataset.name, dataset.revision, dataset.rows_read, dataset.rows_kept) == ("data/rows.jsonl", None, 20, 20)
+    assert (dataset.name, dataset.revision, dataset.rows_read) == ("data/rows.jsonl", None, 20)
+    assert (dataset.rows_kept, dataset.rows_held_out, dataset.dropped) == (19, 1, {})
+    assert len(read_heldout(shared / report.data_path)) == 1
+    assert len(PackedSequences.open(shared / report.data_path / HELDOUT_DIRECTORY)) == 1
     written = (shared / "jobs/default/tiny/local/prepared.json").read_text()
     assert PreparedReport.model_validate_json(written) == report
 
@@ -86,6 +90,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "what happens to long conversations": {"training": {"overlong": "drop"}},
     "packing": {"training": {"packing": False}},
     "the number of rows": {"datasets": [{"path": "data/rows.jsonl", "format": "openai", "maxSamples": 5}]},
+    "the weight of a data set": {"datasets": [{"path": "data/rows.jsonl", "format": "openai", "weight": 2}]},
+    "the share of the rows that is held out": {"evaluation": {"holdout": {"share": 0.5}}},
+    "the number of rows that are held out": {"evaluation": {"holdout": {"maxRows": 1}}},
+    "that nothing is held out": {"evaluation": {"enabled": False}},
     "the allowed share of bad rows": {
         "datasets": [{"path": "data/rows.jsonl", "format": "openai", "maxBadRowPercent": 0}]
     },

@@ -8,6 +8,7 @@ This package imports neither torch nor Kubernetes, so that both sides can depend
 * `paths`: where everything lies on the two filesystems
 * `termination`: the reasons and the message with which a container ends
 * `progress`: how far a training has come, while it runs and when it has ended
+* `preflight`: what prepare found in the data, in short
 * `evaluation`: what base and tuned model are worth, and whether the gate is met
 * `report`: what a container's reports are made of
 * `series`: the names of the Prometheus series and the port that serves them

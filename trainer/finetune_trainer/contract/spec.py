@@ -84,6 +84,8 @@ class DatasetFormat(StrEnum):
     HERMES = "hermes"
     GLAIVE = "glaive"
     OPENAI = "openai"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
 
 
 class Dataset(SpecModel):
@@ -92,12 +94,22 @@ class Dataset(SpecModel):
     hugging_face: HuggingFaceDataset | None = Field(default=None, description="A data set on the Hugging Face Hub.")
     path: SharedPath | None = Field(
         default=None,
-        description="A file, or a directory of files, on the shared filesystem: JSON, JSON Lines or Parquet.",
+        description="A file, or a directory of files, on the shared filesystem: JSON Lines, JSON, CSV, "
+        "Parquet or Arrow.",
         examples=["data/support-calls.jsonl"],
     )
     format: DatasetFormat = Field(
         description="How a row spells a conversation. `hermes`: `conversations` of `from`/`value` turns, tools in the "
-        "system turn. `glaive`: `system` and `chat` texts. `openai`: `messages` with `tools` and `tool_calls`.",
+        "system turn. `glaive`: `system` and `chat` texts. `openai`: `messages` with `tools` and `tool_calls`. "
+        "`sharegpt`: `conversations` of `from`/`value` turns, `function_call` and `observation` among them, and "
+        "`tools`. `alpaca`: `instruction`, `input` and `output`.",
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="How often a row is trained on in an epoch: 2 is twice, 0.5 is half of the rows, 1.5 is all of "
+        "them and half of them again.",
     )
     max_samples: int | None = Field(
         default=None, ge=1, le=1_000_000_000, description="Use only the first rows of the data set, this many at most."
@@ -106,8 +118,9 @@ class Dataset(SpecModel):
         default=1,
         ge=0,
         le=100,
-        description="Share of rows that may be malformed. Malformed rows are dropped and counted; more than this "
-        "share fails the job before a GPU is held.",
+        description="Share of rows that may be bad. Bad rows are dropped and counted by reason; more than this share "
+        "fails the job before a GPU is held. Rows whose calls do not fit their tools are dropped and counted too, but "
+        "fail the job only when they are more than half.",
     )
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from finetune_trainer.contract.evaluation import EvaluationReport, ExportReport
+from finetune_trainer.contract.preflight import PreflightReport
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.report import Report
 
@@ -48,6 +49,7 @@ class DatasetReport(Report):
     revision: str | None = Field(default=None, description="Commit that was read; empty for a path.")
     rows_read: int = Field(description="Rows read from the files.")
     rows_kept: int = Field(description="Rows that became training data.")
+    rows_held_out: int = Field(default=0, description="Rows that are never trained on.")
     dropped: dict[str, int] = Field(default_factory=dict, description="Rows left out, by reason.")
 
 
@@ -65,6 +67,7 @@ class PreparedReport(Report):
     trained_tokens: int = Field(description="Tokens of one epoch that carry a loss: the assistant's.")
     sequences: int = Field(description="Sequences of one epoch, after packing.")
     truncated_conversations: int = Field(default=0, description="Conversations cut at maxSequenceLength.")
+    preflight: PreflightReport | None = Field(default=None, description="What was found in the data.")
     world_size: int = Field(description="Processes that train.")
     global_batch: int = Field(description="Sequences of one step.")
     steps_per_epoch: int = Field(description="Steps of one epoch.")
@@ -177,6 +180,7 @@ def _with_datasets_merged(termination: TerminationMessage, _: int) -> Terminatio
         name=f"{len(datasets)} data sets; each is in prepared.json",
         rows_read=sum(dataset.rows_read for dataset in datasets),
         rows_kept=sum(dataset.rows_kept for dataset in datasets),
+        rows_held_out=sum(dataset.rows_held_out for dataset in datasets),
         dropped=dict(dropped),
     )
     return _with_prepared(termination, {"datasets": (merged,)})

@@ -7,8 +7,33 @@ from typing import Any
 JsonObject = dict[str, Any]
 
 
+class Defect(StrEnum):
+    """What is wrong with a row, as reports count it."""
+
+    MALFORMED = "malformed"
+    NOT_UTF8 = "not UTF-8"
+    TOO_LARGE = "too large"
+    UNBALANCED_TURNS = "unbalanced turns"
+    EMPTY_TURN = "empty assistant turn"
+    UNKNOWN_FUNCTION = "call of an unknown function"
+    WRONG_ARGUMENTS = "arguments that break the schema"
+    REFUSED_BY_TEMPLATE = "refused by the chat template"
+
+
 class BadRowError(Exception):
-    """A row that cannot be trained on. The message is the reason, told to the person who owns the data."""
+    """A row that cannot be trained on.
+
+    The message says which field is wrong and how to mend it, to the person who owns the data; whoever reports it puts
+    the file and the row before it.
+    """
+
+    def __init__(self, message: str, defect: Defect = Defect.MALFORMED) -> None:
+        super().__init__(message, defect)  # both, so that it can be sent from one process to another
+        self.message = message
+        self.defect = defect
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Role(StrEnum):
@@ -55,15 +80,36 @@ def make_conversation(messages: list[Message], tools: list[JsonObject]) -> Conve
     while turns and turns[-1].role is not Role.ASSISTANT:
         turns.pop()
     if not turns:
-        raise BadRowError("has no turn of the assistant, so there is nothing to learn from it")
+        raise BadRowError(
+            "has no turn of the assistant, so there is nothing to learn from it: add one, or leave it out"
+        )
     if Role.USER not in {message.role for message in turns}:
-        raise BadRowError("has no turn of the user before the assistant's")
+        raise BadRowError("has no turn of the user before the assistant's: add what was asked", Defect.UNBALANCED_TURNS)
     for number, message in enumerate(turns, start=1):
-        before = turns[number - 2].role if number > 1 else None
-        if message.role is Role.SYSTEM and number > 1:
-            raise BadRowError(f"turn {number}: a system turn can only be the first")
-        if message.role is Role.TOOL and before not in (Role.ASSISTANT, Role.TOOL):
-            raise BadRowError(f"turn {number}: a tool answers, but the assistant did not call one just before")
+        problem = _misplaced(message, turns[number - 2] if number > 1 else None)
+        if problem is not None:
+            raise BadRowError(f"turn {number}: {problem}", Defect.UNBALANCED_TURNS)
         if message.role is Role.ASSISTANT and not message.content.strip() and not message.tool_calls:
-            raise BadRowError(f"turn {number}: the assistant says nothing and calls nothing")
+            raise BadRowError(
+                f"turn {number}: the assistant says nothing and calls nothing: fill its content or its tool calls",
+                Defect.EMPTY_TURN,
+            )
     return Conversation(tuple(turns), tuple(tools))
+
+
+def _misplaced(message: Message, before: Message | None) -> str | None:
+    """Say why a turn cannot follow the one before it, or return None."""
+    if before is None:
+        return "a tool answers, but nothing was called" if message.role is Role.TOOL else None
+    match message.role:
+        case Role.SYSTEM:
+            return "a system turn can only be the first: move or remove it"
+        case Role.TOOL if before.role not in (Role.ASSISTANT, Role.TOOL):
+            return "a tool answers, but the assistant did not call one just before: add the call, or remove the answer"
+        case Role.USER if before.role is Role.USER:
+            return "the user speaks twice in a row: join the two turns"
+        case Role.USER if before.tool_calls:
+            return "the user speaks, but the assistant's call has no answer: add the tool's turn, or remove the call"
+        case Role.ASSISTANT if before.role is Role.ASSISTANT:
+            return "the assistant speaks twice in a row: join the two turns, or add the tool's answer between them"
+    return None

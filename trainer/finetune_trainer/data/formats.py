@@ -3,6 +3,9 @@
 * hermes: https://huggingface.co/datasets/NousResearch/hermes-function-calling-v1
 * glaive: https://huggingface.co/datasets/glaiveai/glaive-function-calling-v2
 * openai: https://platform.openai.com/docs/guides/supervised-fine-tuning (messages, tools, tool_calls)
+* sharegpt: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md (conversations with function_call and
+  observation turns, tools beside them)
+* alpaca: https://github.com/tatsu-lab/stanford_alpaca#data-release (instruction, input, output)
 """
 
 import ast
@@ -27,24 +30,42 @@ SIGNATURES: dict[DatasetFormat, tuple[str, type]] = {
     DatasetFormat.HERMES: ("conversations", list),
     DatasetFormat.GLAIVE: ("chat", str),
     DatasetFormat.OPENAI: ("messages", list),
+    DatasetFormat.SHAREGPT: ("conversations", list),
+    DatasetFormat.ALPACA: ("instruction", str),
 }
+# Roles and keys that only one of the two formats with `conversations` has.
+_SHAREGPT_TURNS = ("function_call", "observation")
 
 
 def parse_row(row: JsonObject, dataset_format: DatasetFormat) -> Conversation:
-    """Understand a row that is written in a format.
+    """Understand a row that is written in a format. A list may be spelt as a text of JSON, as tables have it.
 
     Raises:
         BadRowError: the row is not in this format (the message says which one it looks like), or is malformed.
     """
     field, kind = SIGNATURES[dataset_format]
-    if not isinstance(row.get(field), kind):
-        looks_like = next((name for name, (key, type_) in SIGNATURES.items() if isinstance(row.get(key), type_)), None)
+    value = row.get(field)
+    if kind is list and isinstance(value, str):
+        value = _literal(value, field)
+        row = {**row, field: value}
+    if not isinstance(value, kind):
+        looks_like = looks_like_format(row)
         advice = f"; the row looks like format {looks_like}: set format: {looks_like}" if looks_like else ""
         raise BadRowError(
             f"is not in format {dataset_format}: no {_TYPE_NAMES[kind]} `{field}` among its fields "
             f"({', '.join(sorted(map(str, row))) or 'none'}){advice}"
         )
     return _PARSERS[dataset_format](row)
+
+
+def looks_like_format(row: JsonObject) -> DatasetFormat | None:
+    """Return the format that a row seems to be written in, judged by its fields; None when it is like none."""
+    turns = row.get("conversations")
+    if isinstance(turns, list) and any(
+        isinstance(turn, dict) and turn.get("from") in _SHAREGPT_TURNS for turn in turns
+    ):
+        return DatasetFormat.SHAREGPT
+    return next((name for name, (field, kind) in SIGNATURES.items() if isinstance(row.get(field), kind)), None)
 
 
 # --- hermes ----------------------------------------------------------------------------------------------------------
@@ -71,9 +92,7 @@ def _parse_hermes(row: JsonObject) -> Conversation:
     for number, turn in enumerate(row["conversations"], start=1):
         where = f"conversations[{number}]"
         role = _role(turn, "from", _HERMES_ROLES, where)
-        text = turn.get("value")
-        if not isinstance(text, str):
-            raise BadRowError(f"{where}.value: expected a text, found {type(text).__name__}")
+        text = _text(turn.get("value"), f"{where}.value")
         if role is Role.SYSTEM:
             tools = tools or [tool for block in _TOOLS.findall(text) for tool in _tools_of(block)]
         messages += _hermes_messages(role, text, where)
@@ -88,9 +107,11 @@ def _hermes_messages(role: Role, text: str, where: str) -> list[Message]:
         case Role.TOOL:
             return [Message(role, answer.strip()) for answer in _TOOL_RESPONSE.findall(text) or [text]]
         case Role.ASSISTANT:
-            calls = tuple(_tool_call(_literal(block, "tool_call")) for block in _TOOL_CALL.findall(text))
+            calls = tuple(
+                _tool_call(_literal(block, f"{where}: tool_call"), where) for block in _TOOL_CALL.findall(text)
+            )
             if text.count("<tool_call>") != len(calls):
-                raise BadRowError(f"{where}: a <tool_call> has no matching </tool_call>")
+                raise BadRowError(f"{where}: a <tool_call> has no matching </tool_call>: close it")
             return [Message(role, _TOOL_CALL.sub("", text).strip() if calls else text, calls)]
         case _:
             return [Message(role, text)]
@@ -101,6 +122,48 @@ def _without_explanation(system: str) -> str:
         return system
     text = _TOOL_CALL.sub("<tool_call>", _TOOLS.sub("<tools>", system))
     return "\n".join(line for line in text.splitlines() if not _EXPLANATION.search(line)).strip()
+
+
+# --- sharegpt --------------------------------------------------------------------------------------------------------
+
+_SHAREGPT_ROLES = _HERMES_ROLES | {
+    "chatgpt": Role.ASSISTANT,
+    "function_call": Role.ASSISTANT,
+    "observation": Role.TOOL,
+    "function_response": Role.TOOL,
+}
+
+
+def _parse_sharegpt(row: JsonObject) -> Conversation:
+    system = row.get("system")
+    messages = [Message(Role.SYSTEM, system)] if isinstance(system, str) and system.strip() else []
+    for number, turn in enumerate(row["conversations"], start=1):
+        where = f"conversations[{number}]"
+        role = _role(turn, "from", _SHAREGPT_ROLES, where)
+        text = _text(turn.get("value"), f"{where}.value")
+        if turn["from"] == "function_call":
+            calls = _literal(text, f"{where}.value")
+            called = tuple(_tool_call(call, f"{where}.value") for call in _listed(calls))
+            messages.append(Message(role, "", called))
+        else:
+            messages.append(Message(role, text))
+    return make_conversation(messages, _tools_of(row.get("tools")))
+
+
+# --- alpaca ----------------------------------------------------------------------------------------------------------
+
+
+def _parse_alpaca(row: JsonObject) -> Conversation:
+    system, context = row.get("system") or "", row.get("input") or ""
+    messages = [Message(Role.SYSTEM, system)] if _text(system, "system").strip() else []
+    for number, pair in enumerate(row.get("history") or [], start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRowError(f"history[{number}]: expected a list of two texts, an instruction and its answer")
+        question, answer = (_text(words, f"history[{number}]") for words in pair)
+        messages += [Message(Role.USER, question), Message(Role.ASSISTANT, answer)]
+    asked = row["instruction"] + (f"\n\n{context}" if _text(context, "input").strip() else "")
+    answered = _text(row.get("output"), "output")
+    return make_conversation([*messages, Message(Role.USER, asked), Message(Role.ASSISTANT, answered)], [])
 
 
 # --- glaive ----------------------------------------------------------------------------------------------------------
@@ -120,11 +183,11 @@ def _parse_glaive(row: JsonObject) -> Conversation:
     parts = _GLAIVE_TURN.split(row["chat"])
     if parts[0].strip():
         raise BadRowError(f"chat: begins with {parts[0].strip()[:40]!r}; expected USER:")
-    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+    for number, (name, text) in enumerate(zip(parts[1::2], parts[2::2], strict=True), start=1):
         role = _GLAIVE_ROLES[name]
         calls: tuple[ToolCall, ...] = ()
         if role is Role.ASSISTANT:
-            calls = tuple(_glaive_call(block) for block in _GLAIVE_CALL.findall(text))
+            calls = tuple(_glaive_call(block, f"chat: turn {number}") for block in _GLAIVE_CALL.findall(text))
         said = _GLAIVE_CALL.sub("", text) if calls else text
         messages.append(Message(role, said.replace(_GLAIVE_END, "").strip(), calls))
     return make_conversation(messages, tools)
@@ -145,11 +208,12 @@ def _glaive_system(system: str) -> tuple[str, list[JsonObject]]:
     return _GLAIVE_EXPLANATION.sub(".", text).strip(), tools
 
 
-def _glaive_call(block: str) -> ToolCall:
+def _glaive_call(block: str, where: str) -> ToolCall:
     quoted = _GLAIVE_QUOTED.fullmatch(block.strip())
     if quoted is None:
-        return _tool_call(_literal(block, "<functioncall>"))
-    return _tool_call({"name": quoted[1], "arguments": _literal(quoted[2].replace("\\'", "'"), "<functioncall>")})
+        return _tool_call(_literal(block, f"{where}: <functioncall>"), where)
+    arguments = _literal(quoted[2].replace("\\'", "'"), f"{where}: <functioncall>")
+    return _tool_call({"name": quoted[1], "arguments": arguments}, where)
 
 
 # --- openai ----------------------------------------------------------------------------------------------------------
@@ -173,7 +237,10 @@ def _openai_calls(turn: JsonObject, where: str) -> tuple[ToolCall, ...]:
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise BadRowError(f"{where}.tool_calls: expected a list of objects")
     # Arguments that are objects, not texts of JSON, come from a table, which fills them with nulls.
-    return tuple(_tool_call(_without_nulls(call.get("function", call))) for call in calls)
+    return tuple(
+        _tool_call(_without_nulls(call.get("function", call)), f"{where}.tool_calls[{number}]")
+        for number, call in enumerate(calls, start=1)
+    )
 
 
 def _sort_answers(turns: list[JsonObject], messages: list[Message]) -> None:
@@ -203,11 +270,21 @@ def _openai_content(content: Any, where: str) -> str:
 
 def _role(turn: Any, field: str, roles: dict[str, Role], where: str) -> Role:
     if not isinstance(turn, dict):
-        raise BadRowError(f"{where}: expected an object, found {type(turn).__name__}")
+        raise BadRowError(f"{where}: expected an object, found {_kind(turn)}")
     name = turn.get(field)
     if not isinstance(name, str) or name not in roles:
         raise BadRowError(f"{where}.{field}: {name!r} is none of {', '.join(roles)}")
     return roles[name]
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadRowError(f"{where}: expected a text, found {_kind(value)}")
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _tools_of(value: Any) -> list[JsonObject]:
@@ -217,7 +294,7 @@ def _tools_of(value: Any) -> list[JsonObject]:
     if isinstance(tools, dict):
         tools = [tools]
     if not isinstance(tools, list):
-        raise BadRowError(f"tools: expected a list of functions, found {type(tools).__name__}")
+        raise BadRowError(f"tools: expected a list of functions, found {_kind(tools)}")
     return [_tool(tool) for tool in tools]
 
 
@@ -239,17 +316,18 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _tool_call(call: Any) -> ToolCall:
+def _tool_call(call: Any, where: str) -> ToolCall:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise BadRowError("a tool call has no `name`")
+        raise BadRowError(f"{where}: a tool call has no `name`")
     arguments = call.get("arguments")
+    what = f"{where}: arguments of {call['name']}"
     if isinstance(arguments, str):
-        arguments = _literal(arguments, f"arguments of {call['name']}") if arguments.strip() else {}
+        arguments = _literal(arguments, what) if arguments.strip() else {}
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise BadRowError(f"arguments of {call['name']}: expected an object, found {type(arguments).__name__}")
-    _require_json(arguments, f"arguments of {call['name']}")
+        raise BadRowError(f"{what}: expected an object, found {_kind(arguments)}")
+    _require_json(arguments, what)
     return ToolCall(call["name"], arguments)
 
 
@@ -272,9 +350,15 @@ def _require_json(value: Any, what: str) -> None:
         raise BadRowError(f"{what}: cannot be written as JSON: {error}") from error
 
 
-_TYPE_NAMES: dict[type, str] = {list: "list", str: "text"}
+def _kind(value: object) -> str:
+    return _TYPE_NAMES.get(type(value), type(value).__name__)
+
+
+_TYPE_NAMES: dict[type, str] = {list: "list", str: "text", dict: "object", type(None): "nothing"}
 _PARSERS: dict[DatasetFormat, Callable[[JsonObject], Conversation]] = {
     DatasetFormat.HERMES: _parse_hermes,
     DatasetFormat.GLAIVE: _parse_glaive,
     DatasetFormat.OPENAI: _parse_openai,
+    DatasetFormat.SHAREGPT: _parse_sharegpt,
+    DatasetFormat.ALPACA: _parse_alpaca,
 }

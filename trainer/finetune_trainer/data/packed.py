@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
     metadata={b"finetune.layout_version": str(LAYOUT_VERSION).encode()},
 )
 SEQUENCES_PER_RECORD_BATCH = 1024
+TOKENS_PER_RECORD_BATCH = 4 << 20  # bounds memory where sequences are long
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class PackedWriter:
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._sink, SCHEMA)
         self._pending: list[Sequence] = []
+        self._num_pending_tokens = 0
 
     def append(self, sequence: Sequence) -> None:
         """Add a sequence. Raises ValueError when its parts do not fit each other, OSError when writing fails."""
@@ -67,7 +69,8 @@ class PackedWriter:
         if int(sequence.document_lengths.sum()) != num_tokens or int(sequence.document_lengths.min()) < 1:
             raise ValueError(f"documents of {sequence.document_lengths.tolist()} tokens do not add up to {num_tokens}")
         self._pending.append(sequence)
-        if len(self._pending) == SEQUENCES_PER_RECORD_BATCH:
+        self._num_pending_tokens += num_tokens
+        if len(self._pending) == SEQUENCES_PER_RECORD_BATCH or self._num_pending_tokens >= TOKENS_PER_RECORD_BATCH:
             self._flush()
 
     def _flush(self) -> None:
@@ -78,7 +81,7 @@ class PackedWriter:
             pa.array([sequence.num_targets for sequence in self._pending], pa.int32()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-        self._pending = []
+        self._pending, self._num_pending_tokens = [], 0
 
     def __enter__(self) -> Self:
         return self

@@ -6,16 +6,17 @@ Measured on 2,170 conversations of 490 tokens on average: sequences of 4096 toke
 """
 
 from bisect import bisect_left, insort
-from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
 
+_NONE = -1
 
-def pack(lengths: npt.NDArray[np.int64], capacity: int) -> list[list[int]]:
+
+def pack(lengths: npt.NDArray[np.integer], capacity: int) -> list[npt.NDArray[np.int64]]:
     """Return for each sequence the indices of its documents, ascending; every document is in exactly one.
 
-    Deterministic: documents of equal length are taken in their order.
+    Deterministic: documents of equal length are taken in their order. Takes a few dozen bytes a document.
 
     Args:
         lengths: tokens of each document, [num_documents], each from 1 to `capacity`.
@@ -24,27 +25,37 @@ def pack(lengths: npt.NDArray[np.int64], capacity: int) -> list[list[int]]:
     Raises:
         ValueError: a length out of its bounds.
     """
-    if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= capacity:
+    if len(lengths) == 0:
+        return []
+    if not 1 <= int(lengths.min()) <= int(lengths.max()) <= capacity:
         raise ValueError(f"documents of {lengths.min()} to {lengths.max()} tokens in sequences of {capacity}")
-    sequences: list[list[int]] = []
-    # Sequences by the space that is left in them, and the spaces that there are, ascending: at most `capacity` many.
-    by_space: dict[int, list[int]] = defaultdict(list)
+    sequence_of = np.empty(len(lengths), dtype=np.int32)
+    num_sequences = 0
+    # The sequences with a space left, as a stack for each space: its top, and below each sequence the next one. And
+    # the spaces that there are, ascending: at most `capacity` many.
+    tops: dict[int, int] = {}
+    below = np.full(len(lengths), _NONE, dtype=np.int32)
     spaces: list[int] = []
-    for document in np.argsort(-lengths, kind="stable").tolist():
+    for document in np.argsort(-lengths.astype(np.int64), kind="stable"):
         length = int(lengths[document])
         position = bisect_left(spaces, length)
         if position == len(spaces):
-            sequence, space = len(sequences), capacity
-            sequences.append([])
+            sequence, space = num_sequences, capacity
+            num_sequences += 1
         else:
             space = spaces[position]
-            sequence = by_space[space].pop()
-            if not by_space[space]:
+            sequence = tops.pop(space)
+            if below[sequence] == _NONE:
                 spaces.pop(position)
-        sequences[sequence].append(document)
+            else:
+                tops[space] = int(below[sequence])
+        sequence_of[document] = sequence
         left = space - length
         if left:
-            if not by_space[left]:
+            if left not in tops:
                 insort(spaces, left)
-            by_space[left].append(sequence)
-    return [sorted(sequence) for sequence in sequences]
+            below[sequence] = tops.get(left, _NONE)
+            tops[left] = sequence
+    by_sequence = np.argsort(sequence_of, kind="stable")
+    ends = np.cumsum(np.bincount(sequence_of, minlength=num_sequences))
+    return np.split(by_sequence, ends[:-1])

@@ -7,14 +7,19 @@ token that ends the turn.
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
-from finetune_trainer.data.conversation import BadRowError, Conversation, JsonObject, Role
-from finetune_trainer.data.template import ChatTemplate, ChatTurn
+from finetune_trainer.contract.termination import Reason
+from finetune_trainer.data.conversation import BadRowError, Conversation, Defect, JsonObject, Role, ToolCall
+from finetune_trainer.data.template import PROBES, ChatTemplate, ChatTurn
+from finetune_trainer.errors import TrainerError
 
 # JSON may hold half of a character beyond the Basic Multilingual Plane; no tokenizer takes it.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,22 +45,28 @@ class Renderer:
     """Turns conversations into documents with a model's tokenizer and chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Find out how the template marks turns.
+
+        Raises:
+            TrainerError: MODEL_UNSUPPORTED when it cannot write a chat, or ends turns with no token of its own.
+        """
         self.template = ChatTemplate(tokenizer)
         self._backend = tokenizer.backend_tokenizer
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special_tokens = tuple(sorted(special | set(tokenizer.all_special_tokens)))
+        self._special_tokens: tuple[str, ...] = tuple(sorted(special | set(tokenizer.all_special_tokens)))
         # Those that the template builds turns of; others (a tokenizer may have <filename>) do no harm in what is said.
         markup = json.dumps(tokenizer.chat_template, ensure_ascii=False) + "".join(
             tokenizer.special_tokens_map.values()
         )
         marks = [re.escape(token) for token in self._special_tokens if token in markup]
         self._turn_mark = re.compile("|".join(marks) or "(?!)")
+        self.end_of_turn = self._find_end_of_turn()
+        self._opening = self._find_opening()
 
     @property
     def ends_turns(self) -> bool:
         """Whether the template ends a turn of the assistant with a token that generation can stop at."""
-        marked = self._mark([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], None)[0]
-        return marked.text[: marked.spans[-1][1]].endswith(self._special_tokens)
+        return bool(self.end_of_turn)
 
     def render(self, conversation: Conversation) -> list[Document]:
         """Return the documents of a conversation: one, unless the template writes the past anew with each turn.
@@ -63,13 +74,73 @@ class Renderer:
         Raises:
             BadRowError: the template refuses the conversation, or a turn contains a token that marks turns.
         """
-        for number, message in enumerate(conversation.messages, start=1):
-            calls = json.dumps([asdict(call) for call in message.tool_calls], ensure_ascii=False)
-            if found := self._turn_mark.search(message.content) or self._turn_mark.search(calls):
-                raise BadRowError(f"turn {number}: contains {found[0]!r}, with which this model's template marks turns")
-        return [self._tokenise(marked) for marked in self._mark(*self.template.spell(conversation))]
+        return [self.tokenise(marked) for marked in self.mark(conversation)]
 
-    def _mark(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText]:
+    def mark(self, conversation: Conversation) -> list[MarkedText]:
+        """Return the texts of a conversation, and what the assistant wrote of them.
+
+        Raises:
+            BadRowError: the template refuses the conversation, or a turn contains a token that marks turns.
+        """
+        for number, message in enumerate(conversation.messages, start=1):
+            if found := self._turn_mark.search(message.content) or self._mark_in_calls(message.tool_calls):
+                raise BadRowError(
+                    f"turn {number}: contains {found[0]!r}, with which this model's template marks turns: write it "
+                    "differently",
+                    Defect.REFUSED_BY_TEMPLATE,
+                )
+        turns, tools = self.template.spell(conversation)
+        marked = self._mark_at_once(turns, tools) or self._mark_turn_by_turn(turns, tools)
+        for one in marked:
+            if half := _LONE_SURROGATE.search(one.text):
+                raise BadRowError(f"contains half of a character ({half[0]!r}): remove it")
+        return marked
+
+    def tokenise(self, marked: MarkedText) -> Document:
+        """Return the tokens of a text, with those trained that begin within what the assistant wrote."""
+        # The template has written the special tokens at the beginning already.
+        encoding = self._backend.encode(marked.text, add_special_tokens=False)
+        trained = np.zeros(len(encoding), dtype=np.bool_)
+        for start, end in marked.spans:
+            # A token that begins before the assistant's words is part of the prompt when the model is used.
+            trained[_first_token(encoding, start) : _first_token(encoding, end)] = True
+        return Document(np.array(encoding.ids, dtype=np.int32), trained)
+
+    def show(self, document: Document) -> list[tuple[str, bool]]:
+        """Return the text of a document, in pieces, each with whether its tokens are trained."""
+        edges = [0, *(np.flatnonzero(np.diff(document.trained)) + 1).tolist(), len(document.tokens)]
+        return [
+            (
+                str(self._backend.decode(document.tokens[start:end].tolist(), skip_special_tokens=False)),
+                bool(document.trained[start]),
+            )
+            for start, end in pairwise(edges)
+        ]
+
+    def _mark_in_calls(self, calls: tuple[ToolCall, ...]) -> re.Match[str] | None:
+        if not calls:
+            return None
+        return self._turn_mark.search(json.dumps([asdict(call) for call in calls], ensure_ascii=False))
+
+    def _mark_at_once(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText] | None:
+        """Render once and look for the openings of the assistant's turns; None where that cannot be relied on.
+
+        The time of rendering turn by turn grows with the square of their number. An opening holds a token that marks
+        turns, and no turn's content does, so whatever looks like an opening is one.
+        """
+        if self._opening is None:
+            return None
+        text = self.template.text(turns, tools, add_generation_prompt=False)
+        spans = []
+        for found in self._opening.finditer(text):
+            end = text.find(self.end_of_turn, found.end())
+            if end < 0:
+                return None
+            spans.append((found.end(), end + len(self.end_of_turn)))
+        is_complete = len(spans) == sum(turn["role"] == Role.ASSISTANT for turn in turns)
+        return [MarkedText(text, tuple(spans))] if is_complete else None
+
+    def _mark_turn_by_turn(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText]:
         """Render turn by turn, and see what each turn of the assistant adds to the prompt before it.
 
         Some templates write the past differently once there is more of it (Mistral puts the tools before the last
@@ -87,7 +158,8 @@ class Renderer:
             if not whole.startswith(prompt):
                 raise BadRowError(
                     f"turn {number + 1}: the model's chat template writes the assistant's turn differently from what "
-                    "its generation prompt announces"
+                    "its generation prompt announces: leave the row out, or take another model",
+                    Defect.REFUSED_BY_TEMPLATE,
                 )
             if not prompt.startswith(text):
                 documents.append(MarkedText(text, tuple(spans)))
@@ -101,14 +173,50 @@ class Renderer:
         stripped = text.rstrip()
         return len(stripped) if len(stripped) > start and stripped.endswith(self._special_tokens) else len(text)
 
-    def _tokenise(self, marked: MarkedText) -> Document:
-        if half := _LONE_SURROGATE.search(marked.text):
-            raise BadRowError(f"contains half of a character ({half[0]!r})")
-        # The template has written the special tokens at the beginning already.
-        encoding = self._backend.encode(marked.text, add_special_tokens=False)
-        starts = np.fromiter((start for start, _ in encoding.offsets), dtype=np.int64, count=len(encoding.offsets))
-        trained = np.zeros(len(starts), dtype=np.bool_)
-        for start, end in marked.spans:
-            # A token that begins before the assistant's words is part of the prompt when the model is used.
-            trained |= (starts >= start) & (starts < end)
-        return Document(np.array(encoding.ids, dtype=np.int32), trained)
+    def _find_end_of_turn(self) -> str:
+        question: list[ChatTurn] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = self.template.text(question, None, add_generation_prompt=False).rstrip()
+        for token in sorted(self._special_tokens, key=len, reverse=True):
+            if text.endswith(token):
+                return token
+        raise TrainerError(
+            Reason.MODEL_UNSUPPORTED,
+            f"the model's chat template ends the assistant's turn with {text[-20:]!r}, which is no special token of "
+            "its tokenizer: a model that is tuned with it would never learn to stop. In a copy of the model's "
+            "directory (spec.model.path) let the template write eos_token behind what the assistant says, and name "
+            "that token in tokenizer_config.json",
+        )
+
+    def _find_opening(self) -> re.Pattern[str] | None:
+        """Return what opens each turn of the assistant; None for a template that must be rendered turn by turn.
+
+        That is one which writes the past anew as a conversation goes on, or opens turns with no token of its own. It
+        is found out by marking conversations of every kind in both ways.
+        """
+        question: list[ChatTurn] = [{"role": "user", "content": "a"}]
+        asked = self.template.text(question, None, add_generation_prompt=False)
+        prompt = self.template.text(question, None, add_generation_prompt=True)
+        opening = prompt[len(asked) :]
+        if not prompt.startswith(asked) or not self._turn_mark.search(opening):
+            return None
+        self._opening = re.compile(re.escape(opening))
+        for conversation in PROBES:
+            try:
+                turns, tools = self.template.spell(conversation)
+                slowly = self._mark_turn_by_turn(turns, tools)
+            except BadRowError:
+                continue
+            if self._mark_at_once(turns, tools) != slowly:
+                return None
+        return self._opening
+
+
+def _first_token(encoding: Encoding, character: int) -> int:
+    """Return the first token that begins at a character or behind it; the beginnings of tokens never decrease."""
+
+    def beginning(token: int) -> int:
+        characters = encoding.token_to_chars(token)
+        assert characters is not None, "the text has no tokens that belong to no text"
+        return int(characters[0])
+
+    return bisect_left(range(len(encoding)), character, key=beginning)

@@ -4,6 +4,7 @@ Templates differ: some know tools, some know them but take one call a turn, some
 What a template can do is found out by trying it, not by the model's name.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.contract.termination import Reason
-from finetune_trainer.data.conversation import BadRowError, Conversation, JsonObject, Message, Role, ToolCall
+from finetune_trainer.data.conversation import BadRowError, Conversation, Defect, JsonObject, Message, Role, ToolCall
 from finetune_trainer.errors import TrainerError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -95,14 +96,58 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.style = _probe(self)
 
+    @property
+    def description(self) -> str:
+        """How it writes tools, and which template it is."""
+        markup = json.dumps(self._tokenizer.chat_template, sort_keys=True).encode()
+        tools = "tools in its own notation" if self.style.takes_tools else "tools in the Hermes notation"
+        return f"{tools}, sha256:{hashlib.sha256(markup).hexdigest()[:12]}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of what it cannot do."""
+        notes = []
+        if not self.style.takes_tools:
+            notes.append("the model's chat template takes no tools: they are written in the Hermes notation")
+        elif not self.style.takes_parallel_calls:
+            notes.append(
+                "the model's chat template takes one tool call a turn: parallel calls are made one after another"
+            )
+        if not self.style.takes_system:
+            notes.append(
+                "the model's chat template takes no system turn: its words are put before the first user turn's"
+            )
+        return tuple(notes)
+
     def text(self, turns: list[ChatTurn], tools: list[JsonObject] | None, add_generation_prompt: bool) -> str:
         """Render turns. Raises BadRowError when the template refuses them."""
         try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                turns, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False, date_string=DATE
-            )
+            return self._render(turns, tools, add_generation_prompt)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise BadRowError(f"the model's chat template refuses it: {error}") from error
+            raise BadRowError(self._refusal(turns, tools, error), Defect.REFUSED_BY_TEMPLATE) from error
+
+    def _refusal(self, turns: list[ChatTurn], tools: list[JsonObject] | None, error: Exception) -> str:
+        where = f"turn {self._refused_turn(turns, tools)}: "
+        if isinstance(error, jinja2.UndefinedError):
+            return (
+                f"{where}the model's chat template needs a field that a turn does not have: {error}; turns have role, "
+                "content, tool_calls, tool_call_id and name: change the template in a copy of the model's directory"
+            )
+        return f"{where}the model's chat template refuses it: {error}: change the row as these words say"
+
+    def _refused_turn(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> int:
+        """Return the number of the first turn with which the template fails."""
+        for number in range(1, len(turns)):
+            try:
+                self._render(turns[:number], tools, add_generation_prompt=False)
+            except Exception:  # noqa: BLE001 - whatever it was, it is this turn
+                return number
+        return len(turns)
+
+    def _render(self, turns: list[ChatTurn], tools: list[JsonObject] | None, add_generation_prompt: bool) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
+            turns, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False, date_string=DATE
+        )
         return rendered
 
     def spell(self, conversation: Conversation) -> tuple[list[ChatTurn], list[JsonObject] | None]:
@@ -241,7 +286,11 @@ def _probe(template: ChatTemplate) -> TemplateStyle:
     one_call = [_USER, Message(Role.ASSISTANT, "", _CALLS[:1]), _ANSWERS[0], _SAID]
     two_calls = [_USER, Message(Role.ASSISTANT, "", _CALLS), *_ANSWERS, _SAID]
     if not shows([_USER, _SAID], None, ["user-words", "assistant-words"]):
-        raise TrainerError(Reason.MODEL_UNSUPPORTED, "the model's chat template cannot write a question and its answer")
+        raise TrainerError(
+            Reason.MODEL_UNSUPPORTED,
+            f"the model's chat template cannot write a question and its answer{_words_of_refusal(template)}. Mend "
+            "chat_template in a copy of the model's directory (spec.model.path), or take another model",
+        )
     return TemplateStyle(
         takes_system=shows([Message(Role.SYSTEM, "system-words"), _USER, _SAID], None, ["system-words"]),
         takes_tools=shows([_USER, _SAID], tools, ["probe_tool", "described-tool", "probe_field"])
@@ -249,3 +298,30 @@ def _probe(template: ChatTemplate) -> TemplateStyle:
         takes_parallel_calls=shows(two_calls, tools, ["probe_first", "probe_second", "value-2", "answer-2"]),
         takes_tool_turns=shows([_USER, _SAID, _ANSWERS[0], _SAID], None, ["answer-1"]),
     )
+
+
+def _words_of_refusal(template: ChatTemplate) -> str:
+    try:
+        template.text(_as_structure((_USER, _SAID)), None, add_generation_prompt=False)
+    except BadRowError as error:
+        return f": {error}"
+    return ""
+
+
+# Conversations of every kind, by which two ways of reading a template are compared.
+_TALK = (_USER, _SAID, Message(Role.USER, " 2\n"), Message(Role.ASSISTANT, "\n line\n\nline "), _USER, _SAID)
+_CALL = (Message(Role.ASSISTANT, "", _CALLS[:1]), _ANSWERS[0])
+_THOUGHT = (_USER, Message(Role.ASSISTANT, "<think>\nthought\n</think>\n\nwords"), *_TALK)
+PROBES: tuple[Conversation, ...] = tuple(
+    Conversation(system + turns, tools)
+    for system in ((), (Message(Role.SYSTEM, "system-words"),))
+    for tools in ((), (_PROBE_TOOL,))
+    for turns in (
+        _TALK,
+        _THOUGHT,
+        (*_TALK, _USER, *_CALL, _SAID, *_TALK),
+        (*_TALK, _USER, *_CALL, *_CALL, _SAID),
+        (_USER, Message(Role.ASSISTANT, "words", _CALLS[:1]), _ANSWERS[0], _SAID, _USER, *_CALL[:1]),
+        (_USER, Message(Role.ASSISTANT, "", _CALLS), *_ANSWERS, _SAID, *_TALK),
+    )
+)

@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.contract.spec import Dataset, Overlong, Training
 from finetune_trainer.contract.termination import Reason
-from finetune_trainer.data.build import DataReport, Source, build_data
+from finetune_trainer.data.build import Source, build_data
 from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.data.render import Renderer
+from finetune_trainer.data.report import DataReport
+from finetune_trainer.data.rows import RowWork
 from finetune_trainer.data.template import load_tokenizer
 from finetune_trainer.errors import TrainerError
 from tests import chat_models
@@ -54,8 +56,17 @@ def texts(tokenizer: Any, packed: PackedSequences) -> list[str]:
     return sorted(documents)
 
 
-def build(sources: list[Source], renderer: Renderer, directory: Path, training: Training = TRAINING) -> DataReport:
-    return build_data(sources, renderer, training, chat_models.VOCABULARY_SIZE, directory)
+def build(
+    sources: list[Source],
+    renderer: Renderer,
+    directory: Path,
+    training: Training = TRAINING,
+    holdout_share: float = 0,
+    max_held_out: int = 500,
+    num_processes: int = 1,
+) -> DataReport:
+    work = RowWork(renderer, training, holdout_share, chat_models.VOCABULARY_SIZE)
+    return build_data(sources, work, max_held_out, directory, num_processes)
 
 
 def test_every_conversation_is_in_the_packed_data_whole(tokenizer: Any, renderer: Renderer, tmp_path: Path) -> None:
@@ -69,7 +80,11 @@ def test_every_conversation_is_in_the_packed_data_whole(tokenizer: Any, renderer
     assert report.sequences == len(packed)
     assert report.tokens == sum(len(packed.sequence(index).tokens) for index in range(len(packed)))
     assert report.trained_tokens == int(packed.num_targets.sum())
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["packed.arrow", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "heldout.jsonl",
+        "packed.arrow",
+        "report.json",
+    ]
 
 
 def test_without_packing_each_conversation_is_a_sequence(renderer: Renderer, tmp_path: Path) -> None:
@@ -127,14 +142,14 @@ def test_a_few_malformed_rows_are_left_out_and_named(
     renderer: Renderer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    rows = [chat("good"), '{"messages": [', {"messages": [{"role": "robot"}]}, chat("good")]
+    rows = [chat("good"), '{"messages": [', {"messages": [{"role": "robot"}]}, chat("fine")]
     report = build([source(tmp_path, rows, max_bad_row_percent=50)], renderer, tmp_path / "out")
     assert report.datasets[0].dropped == {"malformed": 2}
     assert report.datasets[0].rows_kept == 2
     assert "rows.jsonl, row 2: is not JSON" in caplog.text
     assert "rows.jsonl, row 3: messages[1].role: 'robot' is none of" in caplog.text
     [note] = report.notes[1:]
-    assert note.startswith("2 malformed rows were left out: rows.jsonl, row 2: is not JSON")
+    assert note.startswith("2 bad rows were left out: rows.jsonl, row 2: is not JSON")
 
 
 def test_more_malformed_rows_than_allowed_fail_with_the_first_of_them(renderer: Renderer, tmp_path: Path) -> None:
@@ -142,7 +157,7 @@ def test_more_malformed_rows_than_allowed_fail_with_the_first_of_them(renderer: 
     with pytest.raises(TrainerError) as error:
         build([source(tmp_path, rows, max_bad_row_percent=1)], renderer, tmp_path / "out")
     assert error.value.reason is Reason.DATA_INVALID
-    assert "rows.jsonl: 2 of 100 rows are malformed, more than the 1 percent" in error.value.message
+    assert "rows.jsonl: 2 of 100 rows are bad (2 malformed), more than the 1 percent" in error.value.message
     assert "rows.jsonl, row 99: has no turn of the assistant" in error.value.message
     assert "rows.jsonl, row 100: is not in format openai" in error.value.message
     assert "set format: glaive" in error.value.message
@@ -177,7 +192,7 @@ def test_a_data_set_of_which_nothing_is_left_fails_with_the_counts(renderer: Ren
 
 def test_a_tokenizer_of_another_model_is_refused(renderer: Renderer, tmp_path: Path) -> None:
     with pytest.raises(TrainerError) as error:
-        build_data([source(tmp_path, [chat("Hello")])], renderer, TRAINING, 100, tmp_path / "out")
+        build_data([source(tmp_path, [chat("Hello")])], RowWork(renderer, TRAINING, 0, 100), 0, tmp_path / "out", 1)
     assert error.value.reason is Reason.MODEL_UNSUPPORTED
     assert "the model has 100" in error.value.message
 

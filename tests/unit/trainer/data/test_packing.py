@@ -8,6 +8,12 @@ from hypothesis import strategies as st
 from finetune_trainer.data.packing import pack
 
 CAPACITY = 64
+
+
+def packed(lengths: list[int], capacity: int) -> list[list[int]]:
+    return [documents.tolist() for documents in pack(np.array(lengths, dtype=np.int64), capacity)]
+
+
 LENGTHS = st.lists(st.integers(1, CAPACITY), max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int64))
 
 
@@ -26,18 +32,18 @@ def test_no_two_sequences_would_fit_into_one(lengths: np.ndarray) -> None:  # ty
 
 def test_the_longest_come_first_each_where_it_fits_best() -> None:
     # 7 | 6 2 (not 7 2: that leaves more room) | 5 3
-    assert pack(np.array([2, 7, 3, 6, 5]), 8) == [[1], [0, 3], [2, 4]]
+    assert packed([2, 7, 3, 6, 5], 8) == [[1], [0, 3], [2, 4]]
 
 
 def test_documents_of_equal_length_keep_their_order() -> None:
-    assert pack(np.array([4, 4, 4, 4]), 8) == [[0, 1], [2, 3]]
+    assert packed([4, 4, 4, 4], 8) == [[0, 1], [2, 3]]
 
 
 def test_no_documents_make_no_sequences() -> None:
-    assert pack(np.array([], dtype=np.int64), 8) == []
+    assert packed([], 8) == []
 
 
 @pytest.mark.parametrize("lengths", [[9], [0]])
 def test_a_document_that_fits_nowhere_is_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="in sequences of 8"):
-        pack(np.array(lengths), 8)
+        packed(lengths, 8)

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.conversation import BadRowError, Conversation, Message, Role, ToolCall
 from finetune_trainer.data.render import Document, Renderer
 from finetune_trainer.data.template import load_tokenizer
+from finetune_trainer.errors import TrainerError
 from tests import chat_models
 
 WEATHER = {
@@ -250,10 +252,18 @@ def test_special_tokens_that_the_template_does_not_use_may_be_said(tmp_path: Pat
     assert learnt(tokenizer, document) == ["A token.<|im_end|>"]
 
 
-def test_a_template_without_a_token_that_ends_turns_is_noticed(tmp_path: Path) -> None:
+def test_a_template_without_a_token_that_ends_turns_is_refused_with_advice(tmp_path: Path) -> None:
     plain = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    assert not renderer_of(plain, tmp_path / "plain")[0].ends_turns
-    assert renderer_of(chat_models.CHATML, tmp_path / "chatml")[0].ends_turns
+    with pytest.raises(TrainerError) as error:
+        renderer_of(plain, tmp_path)
+    assert error.value.reason is Reason.MODEL_UNSUPPORTED
+    assert "ends the assistant's turn with 'user: a\\nassistant: b'" in error.value.message
+    assert "let the template write eos_token behind what the assistant says" in error.value.message
+
+
+def test_the_token_that_ends_turns_is_known(tmp_path: Path) -> None:
+    assert renderer_of(chat_models.CHATML, tmp_path / "chatml")[0].end_of_turn == "<|im_end|>"
+    assert renderer_of(chat_models.LAST_USER_TURN, tmp_path / "last")[0].end_of_turn == "</s>"
 
 
 def test_line_breaks_and_spaces_between_turns_are_not_learnt_but_those_within_are(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ REFUSED: dict[str, tuple[list[str], str, str | None, str, str]] = {
         "train",
         "names main.json, but no such file",
     ),
-    "no data file at all": (["README.md", "rows.csv"], "", None, "train", "holds no file with suffix .jsonl"),
+    "no data file at all": (["README.md", "rows.txt"], "", None, "train", "holds no file with suffix .jsonl"),
     "a subset that no file is named after": (
         ["a.json", "b.json"],
         "",
