@@ -5,12 +5,12 @@ because they are what a search engine and an administrator know.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_operator.names import ConditionReason, Label, Stage
-from finetune_trainer.contract.termination import Reason, TerminationMessage, read_termination
+from finetune_operator.pod_status import condition, container_state, node_silent_since, termination_of
+from finetune_trainer.contract.termination import Reason
 
 Body = Mapping[str, Any]
 
@@ -41,6 +41,12 @@ _PREPARE_REMEDIES = {
     "Insufficient": "ask whoever installed the operator to lower trainer.prepare in its chart.",
     **_PLACEMENT_REMEDIES,
 }
+# What the kubelet says of a container that it does not find any more, and containerd of one that was gone when its node
+# had restarted (its unknownExitReason). ContainerReasonStatusUnknown:
+# https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/kubelet/container/runtime.go
+_LOST_CONTAINERS = frozenset({"ContainerStatusUnknown", "Unknown"})
+# What the trainer says when something else made it end.
+_CONSEQUENCES = frozenset({Reason.COLLECTIVE_FAILED, Reason.TERMINATED})
 _LOG_TAIL_CHARACTERS = 600
 _SIGNAL_BASE = 128  # exit code of a process that a signal killed: this plus the signal's number
 
@@ -61,10 +67,10 @@ def why_pod_waits(pod: Body, warnings: Sequence[Body]) -> Trouble | None:
         warnings: Events of type Warning about it, as far as they were asked for.
     """
     name = pod["metadata"]["name"]
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition(pod, "PodScheduled")
     if scheduled is not None and scheduled.get("status") == "False":
         return _why_no_node_takes_it(pod, scheduled.get("message") or "it gave no reason")
-    waiting = _container_state(pod, "waiting")
+    waiting = container_state(pod, "waiting")
     if waiting is None:
         return None
     reason, words = waiting.get("reason", ""), waiting.get("message") or waiting.get("reason", "")
@@ -89,33 +95,91 @@ def why_pod_waits(pod: Body, warnings: Sequence[Body]) -> Trouble | None:
 
 
 def why_pod_failed(pod: Body) -> Trouble | None:
-    """Return why a pod failed, or is being taken away, or None when neither is so."""
-    name, status = pod["metadata"]["name"], pod.get("status", {})
-    if status.get("phase") == "Succeeded":
+    """Return why a pod failed, or is being taken away, or None when neither is so.
+
+    The message ends with what was seen of the pod: its node, its exit code, the time.
+    """
+    if pod.get("status", {}).get("phase") == "Succeeded":
         return None  # NB: a node that is lost or drained takes pods away that have done their work, too.
-    disruption = _condition(pod, "DisruptionTarget")
+    trouble = _why_it_ended_itself(pod) or _why_it_is_taken_away(pod) or _why_it_ended(pod)
+    return None if trouble is None else replace(trouble, message=f"{trouble.message.rstrip('.')}. {_seen_of(pod)}")
+
+
+def _why_it_ended_itself(pod: Body) -> Trouble | None:
+    """Return the reason that the trainer gives, unless that is only what a pod says which is being taken away."""
+    termination = termination_of(pod)
+    if termination is None or termination.reason in _CONSEQUENCES or not _has_failed(pod):
+        return None
+    return Trouble(termination.reason, termination.message)
+
+
+def _why_it_is_taken_away(pod: Body) -> Trouble | None:
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    disruption = condition(pod, "DisruptionTarget")
     if disruption is not None and disruption.get("status") == "True":
         reason, words = _DISRUPTIONS.get(disruption.get("reason", ""), (ConditionReason.EVICTED, "was disrupted"))
-        return Trouble(reason, _sentence(f"Pod {name} {words}", disruption.get("message")))
-    if status.get("phase") != "Failed":
-        return None
-    if status.get("reason") == "Evicted":
+        said = status.get("message") or disruption.get("message")
+        return Trouble(reason, _sentence(f"Pod {name} {words}", said))
+    if _has_failed(pod) and status.get("reason") == "Evicted":
         return Trouble(ConditionReason.EVICTED, _sentence(f"Pod {name} was evicted by its node", status.get("message")))
-    terminated = _container_state(pod, "terminated")
+    return None
+
+
+def _why_it_ended(pod: Body) -> Trouble | None:
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    if not _has_failed(pod):
+        return None
+    terminated = container_state(pod, "terminated")
     if terminated is None:
         words = status.get("message") or status.get("reason") or "no reason was given"
         return Trouble(ConditionReason.POD_REJECTED, f"Pod {name} did not start on its node: {words}")
-    return _why_container_failed(name, terminated)
+    return _why_container_failed(pod, terminated)
+
+
+def _has_failed(pod: Body) -> bool:
+    return bool(pod.get("status", {}).get("phase") == "Failed")
+
+
+def _seen_of(pod: Body) -> str:
+    """Return the evidence: which pod, where, how it ended, and when."""
+    terminated = container_state(pod, "terminated")
+    seen = [f"pod {pod['metadata']['name']}", f"node {pod.get('spec', {}).get('nodeName') or 'none'}"]
+    if terminated is not None:
+        seen += [f"exit code {terminated.get('exitCode')} ({terminated.get('reason') or 'no reason'})"]
+    disruption = condition(pod, "DisruptionTarget")
+    if disruption is not None and disruption.get("status") == "True":
+        seen += [f"condition DisruptionTarget {disruption.get('reason')}"]
+    when = (terminated or {}).get("finishedAt") or (disruption or {}).get("lastTransitionTime")
+    return f"Seen: {', '.join(seen)}{f', at {when}' if when else ''}."
 
 
 def why_job_failed(job: Body) -> Trouble:
     """Return what a failed Job says of itself, for when no pod of it is there to ask."""
     name = job["metadata"]["name"]
-    failed = _condition(job, "Failed") or _condition(job, "FailureTarget") or {}
+    if job.get("spec", {}).get("suspend"):
+        return Trouble(
+            ConditionReason.PREEMPTED,
+            f"Job {name} was suspended while it trained, as a queue does that gives its place to another one, and its "
+            "pods did not end in time. Raise spec.runPolicy.terminationGracePeriodSeconds if this comes back.",
+        )
+    failed = condition(job, "Failed") or condition(job, "FailureTarget") or {}
     words = failed.get("message") or failed.get("reason") or "no reason was given"
     return Trouble(
         ConditionReason.JOB_FAILED,
         f"Job {name} failed and the pod that could tell why is gone, deleted by somebody or with its node: {words}.",
+    )
+
+
+def why_job_is_queued(job: Body) -> Trouble:
+    """Return why a suspended Job has no pods: it waits in a queue, or somebody suspended it by hand."""
+    metadata = job["metadata"]
+    queue = metadata.get("labels", {}).get(Label.QUEUE)
+    who = f"Queue {queue} has" if queue is not None else "Somebody other than the operator has"
+    how = f"`kubectl describe localqueue {queue}` tells what is before it." if queue is not None else "See its Events."
+    return Trouble(
+        ConditionReason.QUEUED,
+        f"{who} suspended Job {metadata['name']}. It starts by itself as soon as it is let go on, from its last "
+        f"checkpoint if there is one; nothing is held meanwhile. {how}",
     )
 
 
@@ -171,56 +235,6 @@ def why_node_is_silent(pod: Body) -> Trouble | None:
     )
 
 
-def node_silent_since(pod: Body) -> datetime | None:
-    """Return since when the cluster has held the node of a pod for lost, or None while it does not.
-
-    The pod itself tells, so that nobody needs to read nodes: the node controller takes readiness from the pods of a
-    node that does not answer, where a kubelet takes it from their containers too. NB: the taint manager's mark
-    is no proof, because a node that was tainted by hand answers.
-    MarkPodsNotReady in https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/util/node/controller_utils.go
-    """
-    ready, containers = _condition(pod, "Ready"), _condition(pod, "ContainersReady")
-    if ready is None or containers is None:
-        return None
-    taken_away = ready.get("status") == "False" and containers.get("status") == "True"
-    return _time(ready) if taken_away else None
-
-
-def deletion_asked_at(pod: Body) -> datetime | None:
-    """Return when somebody asked for a pod's deletion, or None when nobody did.
-
-    NB: deletionTimestamp is when the pod should be gone, its grace period after that.
-    """
-    due = pod["metadata"].get("deletionTimestamp")
-    if due is None:
-        return None
-    grace_seconds = pod["metadata"].get("deletionGracePeriodSeconds") or 0
-    return datetime.fromisoformat(due) - timedelta(seconds=grace_seconds)
-
-
-def termination_of(pod: Body) -> TerminationMessage | None:
-    """Return the last word of the pod's container, or None when it runs or left none."""
-    terminated = _container_state(pod, "terminated")
-    return None if terminated is None else read_termination(terminated.get("message"))
-
-
-def has_ended(pod: Body) -> bool:
-    """Return whether a pod has ended for good."""
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-
-def ended_at(pod: Body) -> str | None:
-    """Return when the pod's container ended, in RFC 3339."""
-    terminated = _container_state(pod, "terminated")
-    return None if terminated is None else terminated.get("finishedAt")
-
-
-def is_ready(pod: Body) -> bool:
-    """Return whether the pod's container runs, or has just ended: the pod's own phase follows a moment later."""
-    started = any(_container_state(pod, state) is not None for state in ("running", "terminated"))
-    return pod.get("status", {}).get("phase") == "Running" and started
-
-
 def _why_no_node_takes_it(pod: Body, words: str) -> Trouble:
     what = f"No node of the cluster can take pod {pod['metadata']['name']} now{_asked_for(pod)}"
     advice = "Nothing is lost by waiting: it starts by itself as soon as a node can take it."
@@ -244,42 +258,26 @@ def _asked_for(pod: Body) -> str:
     return f", which asks for {', '.join(f'{amount} {name}' for name, amount in asked)}" if asked else ""
 
 
-def _why_container_failed(pod_name: str, terminated: Body) -> Trouble:
-    exit_code = terminated.get("exitCode", 0)
-    if terminated.get("reason") == "OOMKilled":
+def _why_container_failed(pod: Body, terminated: Body) -> Trouble:
+    name, exit_code, reason = pod["metadata"]["name"], terminated.get("exitCode", 0), terminated.get("reason")
+    if reason == "OOMKilled":
         return Trouble(
             ConditionReason.OOM_KILLED,
-            f"Pod {pod_name} used more memory than its limit and was killed. Raise memory in "
+            f"Pod {name} used more memory than its limit and was killed. Raise memory in "
             "spec.compute.resources, or the operator's prepare memory when it was preparing.",
         )
-    termination = read_termination(terminated.get("message"))
+    if reason in _LOST_CONTAINERS:
+        return Trouble(
+            ConditionReason.NODE_LOST,
+            f"The node of pod {name} lost its container, as when it restarts: {terminated.get('message') or reason}",
+        )
+    termination = termination_of(pod)
     if termination is not None:
         return Trouble(termination.reason, termination.message)
     if exit_code > _SIGNAL_BASE:
-        return Trouble(Reason.KILLED, f"Pod {pod_name} was killed by signal {exit_code - _SIGNAL_BASE}.")
+        return Trouble(Reason.KILLED, f"Pod {name} was killed by signal {exit_code - _SIGNAL_BASE}.")
     tail = (terminated.get("message") or "").strip()[-_LOG_TAIL_CHARACTERS:]
-    words = f"{terminated.get('reason') or 'Error'}, exit code {exit_code}"
-    return Trouble(Reason.ERROR, _sentence(f"Pod {pod_name} ended without a report ({words})", tail))
-
-
-def _condition(body: Body, condition_type: str) -> Body | None:
-    for condition in body.get("status", {}).get("conditions") or ():
-        if condition.get("type") == condition_type:
-            return dict(condition)
-    return None
-
-
-def _time(condition: Body) -> datetime | None:
-    changed = condition.get("lastTransitionTime")
-    return None if changed is None else datetime.fromisoformat(changed)
-
-
-def _container_state(pod: Body, state: str) -> Body | None:
-    for container in pod.get("status", {}).get("containerStatuses") or ():
-        found = container.get("state", {}).get(state)
-        if found is not None:
-            return dict(found)
-    return None
+    return Trouble(Reason.ERROR, _sentence(f"Pod {name} ended without a report", tail))
 
 
 def _newest(events: Iterable[Body]) -> Body | None:

@@ -57,6 +57,9 @@ class Label(StrEnum):
     STAGE = "finetune.dev/stage"
     ROLE = "finetune.dev/role"
     ATTEMPT = "finetune.dev/attempt"
+    # Kueue's: https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/
+    QUEUE = "kueue.x-k8s.io/queue-name"
+    QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 
 
 class Annotation(StrEnum):

@@ -8,8 +8,9 @@ from finetune_operator.build.manifest import Manifest
 from finetune_operator.causes import Trouble
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Look
 from finetune_operator.names import Annotation, ConditionReason
-from finetune_operator.observe import Child, JobSeen, JobState, Observed
+from finetune_operator.observe import Observed
 from finetune_operator.store import ObjectKey, object_key
+from finetune_operator.workloads import Child, JobSeen, JobState
 
 # Kinds that follow the plan when it changes. A Job cannot be changed, and a claim keeps what is on it.
 _CHANGEABLE_KINDS = frozenset({"ConfigMap", "Service"})

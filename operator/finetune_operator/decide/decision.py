@@ -6,10 +6,11 @@ from datetime import datetime
 from finetune_operator.api.spec import RunPolicy
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.build.manifest import Manifest
-from finetune_operator.observe import Child, Observed
+from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan
 from finetune_operator.progress import Heard
 from finetune_operator.status import Moment
+from finetune_operator.workloads import Child
 
 LOOK_AGAIN_SECONDS = 5.0
 """When to look again at what no watch tells of, or what a watch may tell of late."""

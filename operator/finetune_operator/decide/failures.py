@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from finetune_operator.causes import Trouble
-from finetune_operator.observe import JobSeen, JobState, first_failure
+from finetune_operator.workloads import JobSeen, JobState, first_failure
 
 # A pod that lost its peers often says so before the peer that died has said why.
 _ROOT_CAUSE_GRACE = timedelta(seconds=15)

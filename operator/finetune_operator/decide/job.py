@@ -14,10 +14,11 @@ from finetune_operator.decide.prepare import prepare
 from finetune_operator.decide.suspend import suspend
 from finetune_operator.decide.train import break_off, end_of_attempt, train
 from finetune_operator.names import ConditionReason
-from finetune_operator.observe import JobState, Observed
+from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan
 from finetune_operator.progress import Heard
 from finetune_operator.status import Moment
+from finetune_operator.workloads import JobState
 
 
 def refuse(status: FineTuneJobStatus, problems: Sequence[str], moment: Moment) -> Decision:

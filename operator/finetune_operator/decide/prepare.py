@@ -9,7 +9,7 @@ from finetune_operator.decide.attempts import earliest_preparation, verdict_on_p
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
 from finetune_operator.decide.failures import cause_of_failure, has_failure
 from finetune_operator.names import ConditionReason
-from finetune_operator.observe import JobSeen, JobState, PodSeen
+from finetune_operator.workloads import JobSeen, JobState, PodSeen
 from finetune_trainer.contract.termination import PreparedReport, Reason
 
 

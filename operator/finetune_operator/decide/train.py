@@ -17,9 +17,10 @@ from finetune_operator.decide.attempts import earliest_start, next_number, under
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
 from finetune_operator.decide.failures import cause_of_failure, has_failure, root_cause_expected_by
 from finetune_operator.names import ConditionReason
-from finetune_operator.observe import JobSeen, JobState, Observed
+from finetune_operator.observe import Observed
 from finetune_operator.progress import with_report
 from finetune_operator.store import object_key
+from finetune_operator.workloads import JobSeen, JobState
 from finetune_trainer.contract.termination import TerminationMessage
 
 Gang = Sequence[JobSeen]

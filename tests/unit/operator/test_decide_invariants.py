@@ -22,7 +22,7 @@ POD_STATUSES: dict[str, Any] = {
     "lost its peer": objects.ended(objects.failure_message("CollectiveFailed"), exit_code=1),
     "preempted": objects.disrupted("PreemptionByScheduler"),
 }
-TOLD_BY_WATCH = {"Unschedulable", "ImagePullFailed", "ContainerNotCreated"}
+TOLD_BY_WATCH = {"Unschedulable", "ImagePullFailed", "ContainerNotCreated", "Queued"}
 HEARD = [None, objects.heard(step=3, loss=float("nan"))]
 
 turns = st.one_of(

@@ -63,6 +63,7 @@ NO_END = {
     "ContainerNotCreated",
     "VolumeNotMounted",
     "Queued",
+    "BackendMissing",
 }
 
 

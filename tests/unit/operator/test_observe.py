@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_operator.observe import belongs_to, first_failure, observe, questions
+from finetune_operator.observe import belongs_to, observe, questions
 from finetune_operator.store import ObjectKey
+from finetune_operator.workloads import first_failure
 from tests.factories import UID
 from tests.unit.operator import kubernetes_objects as objects
 from tests.unit.operator.world import LEADER_AND_WORKER, PREPARE, TRAIN, TWO_NODES, World, set_job_condition
