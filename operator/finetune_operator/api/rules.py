@@ -135,7 +135,9 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     Evaluation: (
         Rule(
-            f"!({_GATE_IS_SET}) || (self.enabled && self.holdout.share > 0.0 && self.holdout.maxRows > 0)",
+            # NB: a default is checked before the defaults inside of it are filled in, so that there is no gate yet.
+            f"!has(self.gate) || !({_GATE_IS_SET}) || "
+            "(self.enabled && self.holdout.share > 0.0 && self.holdout.maxRows > 0)",
             "a gate needs held-out rows: leave enabled, holdout.share and holdout.maxRows above zero",
         ),
     ),
