@@ -54,6 +54,12 @@ def gpu_seconds(ledger: Accounting | None) -> Mapping[str, int]:
     }
 
 
+def growth_between(before: Accounting | None, after: Accounting | None) -> Mapping[str, int]:
+    """Return by how many GPU-seconds each kind has grown; a kind from which some were taken away has not."""
+    old, new = gpu_seconds(before), gpu_seconds(after)
+    return {kind: new[kind] - old[kind] for kind in new if new[kind] > old[kind]}
+
+
 def _activity(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Activity | None:
     """Return what becomes of the GPUs' time from now on, or None before the training stage has begun."""
     if not after.attempts:

@@ -39,6 +39,19 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.attempts = Counter(
+            "finetune_operator_attempts_total",
+            "Attempts that ended, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.gpu_seconds = Counter(
+            "finetune_operator_gpu_seconds_total",
+            "GPU-seconds of training stages by what became of them, added when it is known: queued, starting, "
+            "productive, lost. Steps that a damaged checkpoint took away again count as both of the last.",
+            ("kind",),
+            registry=self.registry,
+        )
         self.ready = Gauge(
             "finetune_operator_ready", "1 when jobs are being worked on, 0 while starting.", registry=self.registry
         )

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator import observe
+from finetune_operator.accounting import growth_between
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble, is_pending_claim
@@ -158,6 +159,7 @@ class Reconciler:
         if written is None:
             return False
         self._store.see(written)
+        self._count(before, status)
         for event in events_between(before, status):
             logger.info(event.note, extra={"namespace": key.namespace, "job": key.name, "reason": event.reason})
             try:
@@ -166,6 +168,15 @@ class Reconciler:
                 # The condition has said it already; an Event is a courtesy.
                 logger.warning("Event lost: %s", error, extra={"namespace": key.namespace, "job": key.name})
         return True
+
+    def _count(self, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+        """Count what a status tells that the one before it did not; so each is counted once, whoever looks again."""
+        for kind, seconds in growth_between(before.accounting, after.accounting).items():
+            self._metrics.gpu_seconds.labels(kind).inc(seconds)
+        known = {attempt.number for attempt in before.attempts if attempt.ended is not None}
+        for attempt in after.attempts:
+            if attempt.ended is not None and attempt.number not in known:
+                self._metrics.attempts.labels(attempt.reason).inc()
 
 
 def status_document(status: FineTuneJobStatus) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.accounting import accounted, gpu_seconds
+from finetune_operator.accounting import accounted, gpu_seconds, growth_between
 from finetune_operator.api.status import Activity, Attempt, Checkpoint, FineTuneJobStatus, Phase
 
 START = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
@@ -170,6 +171,21 @@ def test_what_goes_on_is_told_with_the_time_since_when() -> None:
     ledger = play(Told(0, Phase.STARTING), Told(10, Phase.RUNNING)).accounting
     assert ledger is not None
     assert (ledger.activity, ledger.since) == (Activity.STARTING, "2026-11-23T05:00:10Z")
+
+
+def test_what_a_ledger_grew_by_is_counted_and_what_was_taken_away_again_is_not() -> None:
+    begun = [Told(0, Phase.STARTING), Told(10, Phase.RUNNING, resumed_from=0)]
+    secured = [*begun, Told(115, Phase.RUNNING, resumed_from=0, checkpoint=(100, 110))]
+    broken = [*secured, Told(120, Phase.RESTARTING, checkpoint=(100, 110)), Told(130, Phase.STARTING, attempt=2)]
+    again = [*broken, Told(140, Phase.RUNNING, attempt=2, resumed_from=0)]
+    stories = [[], begun, secured, broken, again]
+    ledgers = [play(*story).accounting for story in stories]
+    assert [growth_between(*pair) for pair in pairwise(ledgers)] == [
+        {"queued": 10 * 16},
+        {"productive": 100 * 16},
+        {"lost": (10 + 10) * 16},
+        {"queued": 10 * 16, "lost": 100 * 16},
+    ]
 
 
 PHASES = st.sampled_from(

@@ -9,9 +9,10 @@ from typing import Any
 from aiohttp import web
 from kubernetes.aio import client
 
+from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.cluster import Cluster
 from finetune_operator.metrics import Metrics
-from finetune_operator.reconcile import Reconciler
+from finetune_operator.reconcile import Reconciler, status_document
 from finetune_operator.store import JobKey, Store
 from tests.factories import SETTINGS, manifest
 from tests.unit.operator import kubernetes_objects as objects
@@ -110,3 +111,20 @@ async def test_the_first_look_makes_the_children_before_it_tells_of_them() -> No
             "/events",
             "/events",
         ]
+
+
+async def test_an_attempt_that_ended_is_counted_once_with_its_gpu_seconds() -> None:
+    ended = {"number": 1, "started": "2026-11-23T04:00:00Z", "ended": "2026-11-23T04:59:00Z", "reason": "NodeLost"}
+    ledger = {"queuedGpuSeconds": 60, "activity": "Recovering", "since": "2026-11-23T04:59:00Z"}
+    before = {"phase": "Running", "attempts": [{**ended, "ended": None, "reason": None}]}
+    after = FineTuneJobStatus.model_validate({"phase": "Restarting", "attempts": [ended], "accounting": ledger})
+    async with looking_at({}) as (server, reconciler):
+        for body in (
+            server.objects[JOB] | {"status": before},
+            server.objects[JOB] | {"status": status_document(after)},
+        ):
+            await reconciler._tell(CALLS, body, after)
+        counted = reconciler._metrics.exposition().decode()
+        assert 'finetune_operator_attempts_total{reason="NodeLost"} 1.0' in counted
+        assert 'finetune_operator_gpu_seconds_total{kind="queued"} 60.0' in counted
+        assert 'kind="lost"' not in counted
