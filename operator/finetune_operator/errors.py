@@ -30,8 +30,11 @@ class ApiError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the same request will be refused again: a quota, a policy, a missing permission, a bad value."""
-        return self.status in {400, 403, 422}
+        """Whether the same request will be refused again: a quota, a policy, a missing permission, a bad value.
+
+        A webhook that does not answer counts as well: somebody has to be told that a part of the cluster is down.
+        """
+        return self.status in {400, 403, 422} or (self.status == 500 and "failed calling webhook" in str(self))
 
 
 class ForeignObject(Exception):

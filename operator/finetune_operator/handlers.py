@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,12 @@ from typing import Any
 import kopf
 import uvloop
 
+# NB: what kopf itself changes when it sees a new CustomResourceDefinition. It has no public name for it. To let kopf
+# watch all definitions would take a permission, and memory for their text.
+# https://github.com/nolar/kopf/blob/1.45.2/kopf/_core/reactor/observation.py
+from kopf._cogs.structs.references import Insights
+from kopf._cogs.structs.references import Resource as WatchedResource
+
 from finetune_operator import names
 from finetune_operator.api.status import Phase
 from finetune_operator.cluster import CHILDREN, FINE_TUNE_JOBS, Cluster, Resource
@@ -28,6 +35,7 @@ from finetune_operator.endpoints import serving
 from finetune_operator.errors import ApiError, DefinitionMissing
 from finetune_operator.logs import configure_logging
 from finetune_operator.metrics import Metrics
+from finetune_operator.optional_kinds import OptionalKinds
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
@@ -70,9 +78,25 @@ class Operator:
     """What has to be closed when the operator ends."""
     waits_for: str | None = "the API server"
     """What is missing before jobs can be worked on."""
+    optional_kinds: OptionalKinds = field(init=False)
+    registry: kopf.OperatorRegistry = field(default_factory=kopf.OperatorRegistry)
+    insights: Insights = field(default_factory=Insights)
+    """What kopf watches."""
 
     def __post_init__(self) -> None:
-        reconciler = Reconciler(self.cluster, self.store, self.settings, self.metrics, lambda: datetime.now(UTC))
+        self.optional_kinds = OptionalKinds(
+            lambda resource: self.cluster.serves(resource, self.namespaces[0]),
+            lambda resource: _begin_to_watch(self, resource),
+            time.monotonic,
+        )
+        reconciler = Reconciler(
+            self.cluster,
+            self.store,
+            self.settings,
+            self.metrics,
+            lambda: datetime.now(UTC),
+            self.optional_kinds.has,
+        )
         self.queue = WorkQueue(reconciler.reconcile, self.tell_of_failure, num_workers=self.settings.num_workers)
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
@@ -119,6 +143,7 @@ async def _start(operator: Operator) -> bool:
     while not operator.stop.is_set():
         try:
             await operator.cluster.check_definition(operator.namespaces[0])
+            await operator.optional_kinds.look_for_all()
             await _catch_up(operator)
         except (DefinitionMissing, ApiError) as error:
             if operator.waits_for != str(error):
@@ -148,7 +173,8 @@ async def _work(operator: Operator) -> None:
             identity: Any = names.OPERATOR
             await kopf.operator(
                 identity=identity,
-                registry=_registry(operator),
+                registry=_fill_registry(operator),
+                insights=operator.insights,
                 settings=_kopf_settings(),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
@@ -168,6 +194,7 @@ async def _look_again(operator: Operator) -> None:
         try:
             # NB: kopf's watch ends for good when the definition goes, and says so in its log only.
             await operator.cluster.check_definition(operator.namespaces[0])
+            await operator.optional_kinds.check()
             if loop.time() >= next_catch_up:
                 next_catch_up = loop.time() + _CATCH_UP_SECONDS
                 await _catch_up(operator)
@@ -179,21 +206,42 @@ async def _look_again(operator: Operator) -> None:
 
 async def _catch_up(operator: Operator) -> None:
     """List FineTuneJobs and their children, and have the jobs looked at for which that was news."""
-    for resource in (FINE_TUNE_JOBS, *CHILDREN):
-        known_before = operator.store.uids(resource.kind)
-        selector = "" if resource is FINE_TUNE_JOBS else names.CHILD_SELECTOR
-        listed = [
-            body
-            for namespace in operator.namespaces
-            for body in await operator.cluster.list_objects(resource, namespace, selector)
-        ]
-        for key in operator.store.catch_up(resource.kind, listed, known_before):
-            operator.queue.add(key)
+    for resource in (FINE_TUNE_JOBS, *operator.optional_kinds.watched, *CHILDREN):
+        await _catch_up_with(operator, resource)
 
 
-def _registry(operator: Operator) -> kopf.OperatorRegistry:
+async def _catch_up_with(operator: Operator, resource: Resource) -> None:
+    known_before = operator.store.uids(resource.kind)
+    selector = "" if resource is FINE_TUNE_JOBS else names.CHILD_SELECTOR
+    listed = [
+        body
+        for namespace in operator.namespaces
+        for body in await operator.cluster.list_objects(resource, namespace, selector)
+    ]
+    for key in operator.store.catch_up(resource.kind, listed, known_before):
+        operator.queue.add(key)
+
+
+async def _begin_to_watch(operator: Operator, resource: Resource) -> None:
+    """List the objects of a kind that has just been found, watch them from now on, and look at every job anew."""
+    await _catch_up_with(operator, resource)
+    _watch(operator, resource)
+    async with operator.insights.revised:
+        operator.insights.watched_resources.add(_for_kopf(resource))
+        operator.insights.revised.notify_all()
+    for key in operator.store.job_keys():
+        operator.queue.add(key)
+
+
+def _for_kopf(resource: Resource) -> WatchedResource:
+    return WatchedResource(
+        resource.group, resource.version, resource.plural, kind=resource.kind, namespaced=True, verbs=resource.verbs
+    )
+
+
+def _fill_registry(operator: Operator) -> kopf.OperatorRegistry:
     """Return what kopf is to do: log in, and tell the store and the queue of every change."""
-    registry = kopf.OperatorRegistry()
+    registry = operator.registry
     # NB: kopf's default login would import the synchronous client, 60 MB of memory.
     kopf.on.login(registry=registry)(_log_in)
 
@@ -205,11 +253,13 @@ def _registry(operator: Operator) -> kopf.OperatorRegistry:
         await operator.closing.aclose()
 
     for resource in (FINE_TUNE_JOBS, *CHILDREN):
-        _watch(registry, resource, operator)
+        _watch(operator, resource)
     return registry
 
 
-def _watch(registry: kopf.OperatorRegistry, resource: Resource, operator: Operator) -> None:
+def _watch(operator: Operator, resource: Resource) -> None:
+    registry = operator.registry
+
     @kopf.on.event(group=resource.group, version=resource.version, plural=resource.plural, registry=registry)
     async def see(event: Any, **_: Any) -> None:
         body = event["object"]

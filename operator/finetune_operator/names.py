@@ -177,6 +177,7 @@ class ConditionReason(StrEnum):
     # What keeps it from going on; it waits.
     INVALID_SPEC = "InvalidSpec"
     CLAIM_MISSING = "ClaimMissing"
+    BACKEND_MISSING = "BackendMissing"
     CLAIM_PENDING = "ClaimPending"
     STORAGE_CLASS_MISSING = "StorageClassMissing"
     NAME_TAKEN = "NameTaken"

@@ -45,6 +45,8 @@ class Observed:
     """Why a claim is not bound."""
     claims_pending: bool = False
     """Whether a claim is not bound, for whatever reason: a usual one is that its first pod is yet to come."""
+    lacking: Trouble | None = None
+    """What the cluster lacks that trains: the kind of object that spec.compute.backend names."""
     obstacle: Trouble | None = None
     """Why the API server would not make a child."""
     training_pods: tuple[PodSeen, ...] = ()

@@ -4,7 +4,8 @@ Looking twice changes nothing, and while nothing changes, nothing is written.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from finetune_operator.progress import Heard
 from finetune_operator.settings import Settings
 from finetune_operator.status import Moment, answer, is_finished
 from finetune_operator.store import Body, JobKey, ObjectKey, Store
+from finetune_operator.training_operator import why_backend_is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +40,30 @@ class Reconciler:
     """
 
     def __init__(
-        self, cluster: Cluster, store: Store, settings: Settings, metrics: Metrics, clock: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        store: Store,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        has_kind: Callable[[str], Awaitable[bool]],
     ) -> None:
+        """Know nothing of any job.
+
+        Args:
+            cluster: the API server.
+            store: what was seen of the jobs.
+            settings: what the administrator decided.
+            metrics: the operator's own.
+            clock: the time.
+            has_kind: tells whether the cluster has a kind of object; one that it has is watched from then on.
+        """
         self._cluster = cluster
         self._store = store
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        self._has_kind = has_kind
         self._timing = Timing(settings.progress_interval_seconds, settings.force_delete_seconds)
         self._asked: dict[JobKey, datetime] = {}
 
@@ -110,7 +129,18 @@ class Reconciler:
             return observe.observe(job_uid, children, {}, now)
         asked = observe.questions(job_uid, children, now)
         warnings = {child: await self._cluster.warnings(key.namespace, child) for child in asked}
-        return observe.observe(job_uid, children, warnings, now, obstacle=obstacle)
+        observed = observe.observe(job_uid, children, warnings, now, obstacle=obstacle)
+        return replace(observed, lacking=await self._what_is_lacking(plan))
+
+    async def _what_is_lacking(self, plan: Plan) -> Trouble | None:
+        """Ask whether the cluster has the kind of object that is to train; a back-end is called after its kind."""
+        kind = plan.backend.value
+        try:
+            return None if await self._has_kind(kind) else why_backend_is_missing(kind)
+        except ApiError as error:
+            if not error.is_refusal:
+                raise
+            return Trouble(ConditionReason.REFUSED, f"{error} It is tried again by itself.")
 
     async def _listen(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Heard | None:
         """Ask rank 0 how far it is, when the gang runs and it was not asked in this interval."""

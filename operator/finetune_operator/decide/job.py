@@ -58,6 +58,11 @@ def _on_the_way(look: Look, status: FineTuneJobStatus) -> Decision:
         return _exceed_deadline(look, status)
     if look.plan.missing_claims:
         return _wait_for_claims(look, status).waking_at(deadline, look.now)
+    lacking = look.observed.lacking
+    if lacking is not None and tell.answer(status, ConditionType.ACCEPTED) is not ConditionStatus.TRUE:
+        # Until it is accepted the spec can be changed, and with it what the job needs.
+        status = tell.not_yet_accepted(status, look.moment, lacking)
+        return Decision(status, wake_after_seconds=LOOK_AGAIN_SECONDS)
     status = tell.accepted(status, look.moment, _acceptance(look.plan))
     return _stages(look, status).waking_at(_deadline(look, status), look.now)
 

@@ -92,6 +92,9 @@ def _begin(look: Look, status: FineTuneJobStatus) -> Decision:
         starts_at = earliest_start(status.attempts)
         if starts_at is not None and look.now < starts_at:
             return Decision(status).waking_at(starts_at, look.now)
+        if look.observed.lacking is not None:
+            status = tell.waiting_to_start(status, look.moment, look.observed.lacking)
+            return Decision(status, wake_after_seconds=LOOK_AGAIN_SECONDS)
     return _keep_up(look, tell.attempt_begun(status, look.moment, number), number, gang)
 
 
@@ -101,7 +104,8 @@ def _keep_up(look: Look, status: FineTuneJobStatus, number: int, wanted_gang: Se
     wanted = [*build_claims(plan), build_config_map(plan), *wanted_gang]
     gang = observed.gangs.get(number, ())
     whole = len(gang) == len(_workloads(wanted_gang))
-    obstacle = children.obstacle(wanted, observed) or (None if whole else children.former_pods(observed, number))
+    obstacle = observed.lacking or children.obstacle(wanted, observed)
+    obstacle = obstacle or (None if whole else children.former_pods(observed, number))
     apply = children.due(wanted, observed) if obstacle is None else ()
     if whole and all(job.running or job.state is JobState.SUCCEEDED for job in gang):
         status = tell.running(status, moment, plan.num_nodes)

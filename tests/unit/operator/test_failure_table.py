@@ -52,6 +52,7 @@ NO_END = {
     "Succeeded",
     "InvalidSpec",
     "ClaimMissing",
+    "BackendMissing",
     "ClaimPending",
     "StorageClassMissing",
     "NameTaken",

@@ -1,7 +1,7 @@
 """One look at a job after the other, against a server that keeps what it is sent."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from kubernetes.aio import client
 
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.cluster import Cluster
+from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import Reconciler, status_document
 from finetune_operator.store import JobKey, Store
@@ -59,8 +60,14 @@ class ApiServer:
         return status["phase"], status["reason"]
 
 
+async def has_every_kind(_: str) -> bool:
+    return True
+
+
 @asynccontextmanager
-async def looking_at(spec: dict[str, Any]) -> AsyncIterator[tuple[ApiServer, Reconciler]]:
+async def looking_at(
+    spec: dict[str, Any], has_kind: Callable[[str], Awaitable[bool]] = has_every_kind
+) -> AsyncIterator[tuple[ApiServer, Reconciler]]:
     server, store = ApiServer(), Store()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.answer)
@@ -71,7 +78,7 @@ async def looking_at(spec: dict[str, Any]) -> AsyncIterator[tuple[ApiServer, Rec
     cluster = Cluster(client.ApiClient(client.Configuration(host=f"http://{host}:{port}")), Metrics())
     store.see(server.put(JOB, manifest(spec)))
     try:
-        yield server, Reconciler(cluster, store, SETTINGS, Metrics(), lambda: NOW)
+        yield server, Reconciler(cluster, store, SETTINGS, Metrics(), lambda: NOW, has_kind)
     finally:
         await cluster.close()
         await runner.cleanup()
@@ -128,3 +135,27 @@ async def test_an_attempt_that_ended_is_counted_once_with_its_gpu_seconds() -> N
         assert 'finetune_operator_attempts_total{reason="NodeLost"} 1.0' in counted
         assert 'finetune_operator_gpu_seconds_total{kind="queued"} 60.0' in counted
         assert 'kind="lost"' not in counted
+
+
+async def test_a_job_whose_back_end_is_not_installed_waits_and_goes_on_when_it_is() -> None:
+    installed: set[str] = set()
+
+    async def has_kind(kind: str) -> bool:
+        return kind in installed
+
+    async with looking_at({"compute": {"backend": "PyTorchJob"}}, has_kind) as (server, reconciler):
+        assert await reconciler.reconcile(CALLS) == 5
+        assert server.told() == ("Pending", "BackendMissing")
+        assert [path for method, path in server.requests if method == "PATCH"] == [f"{JOB}/status"]
+        installed.add("PyTorchJob")
+        await reconciler.reconcile(CALLS)
+        assert server.told() == ("Pending", "Preparing")
+
+
+async def test_a_back_end_that_the_operator_may_not_use_is_told_with_the_api_servers_words() -> None:
+    async def has_kind(_: str) -> bool:
+        raise ApiError("list pytorchjobs is not permitted: forbidden.", 403)
+
+    async with looking_at({"compute": {"backend": "PyTorchJob"}}, has_kind) as (server, reconciler):
+        await reconciler.reconcile(CALLS)
+        assert server.told() == ("Pending", "Refused")
