@@ -57,7 +57,9 @@ class ControlPlane:
 
 
 @contextmanager
-def running_control_plane(directory: Path, controllers: Sequence[str] = CONTROLLERS) -> Iterator[ControlPlane]:
+def running_control_plane(
+    directory: Path, controllers: Sequence[str] = CONTROLLERS, api_server_arguments: Sequence[str] = ()
+) -> Iterator[ControlPlane]:
     """Run a control plane for as long as the block lasts."""
     port, etcd_port, etcd_peer_port = free_ports(3)
     plane = ControlPlane(
@@ -69,7 +71,8 @@ def running_control_plane(directory: Path, controllers: Sequence[str] = CONTROLL
     _write_credentials(plane)
     try:
         plane.processes.append(_start(directory, "etcd", _etcd_arguments(directory, etcd_port, etcd_peer_port)))
-        plane.processes.append(_start(directory, "kube-apiserver", _apiserver_arguments(directory, port, etcd_port)))
+        arguments = [*_apiserver_arguments(directory, port, etcd_port), *api_server_arguments]
+        plane.processes.append(_start(directory, "kube-apiserver", arguments))
         _wait_until_ready(plane)
         if controllers:
             arguments = _controller_arguments(plane, controllers)
