@@ -166,7 +166,8 @@ def why_job_failed(job: Body) -> Trouble:
     words = failed.get("message") or failed.get("reason") or "no reason was given"
     return Trouble(
         ConditionReason.JOB_FAILED,
-        f"Job {name} failed and the pod that could tell why is gone, deleted by somebody or with its node: {words}.",
+        f"{job['kind']} {name} failed and the pod that could tell why is gone, deleted by somebody or with its node: "
+        f"{words}.",
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator import causes, names, pod_status
+from finetune_operator.back_ends import WORKLOAD_KINDS, num_pods
 from finetune_operator.causes import Trouble
 from finetune_operator.names import Label, Stage
 from finetune_operator.store import Body, ObjectKey, object_key
@@ -90,7 +91,7 @@ def observe(
     gangs: dict[int, tuple[JobSeen, ...]] = {}
     for body in children:
         child = seen[object_key(body)]
-        if body["kind"] != "Job" or not child.ours:
+        if body["kind"] not in WORKLOAD_KINDS or not child.ours:
             continue
         job = see_job(body, child, [pod for pod in pods if owner_uid(pod) == child.uid], warnings, now)
         if label(body, Label.STAGE) == Stage.TRAIN:
@@ -124,10 +125,10 @@ def questions(job_uid: str, children: Sequence[Body], now: datetime) -> tuple[Ob
         old = age(body, now)
         if body["kind"] == "PersistentVolumeClaim":
             waits = causes.is_pending_claim(body) and old > _ORDINARY_START
-        elif body["kind"] == "Job" and owner_uid(body) == job_uid:
+        elif body["kind"] in WORKLOAD_KINDS and owner_uid(body) == job_uid:
             runs = state_of(body) is JobState.ACTIVE and not is_suspended(body)
-            without_pods = not any(owner_uid(pod) == body["metadata"]["uid"] for pod in pods)
-            waits = runs and without_pods and old > _ORDINARY_START
+            own_pods = sum(owner_uid(pod) == body["metadata"]["uid"] for pod in pods)
+            waits = runs and own_pods < num_pods(body) and old > _ORDINARY_START
         elif body["kind"] == "Pod":
             starts = body.get("status", {}).get("phase") == "Pending" and causes.why_pod_waits(body, ()) is None
             waits = starts and old > _ORDINARY_MOUNT

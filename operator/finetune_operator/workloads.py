@@ -1,4 +1,4 @@
-"""A Kubernetes Job and its pods as the operator sees them: how far they are, what they wait for, why they failed.
+"""A Job or a PyTorchJob and its pods as the operator sees them: how far they are, what they wait for, why they failed.
 
 Pure: raw objects in, frozen data out. What troubles one object is for `causes` to say; here it is put together, because
 a pod often says only what another one did to it.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from finetune_operator import causes, names, pod_status
+from finetune_operator import back_ends, causes, names, pod_status, training_operator
 from finetune_operator.causes import Trouble
 from finetune_operator.names import ConditionReason, Label
 from finetune_operator.store import Body, ObjectKey, object_key
@@ -27,7 +27,7 @@ _STOPPED = frozenset({Reason.TERMINATED, Reason.KILLED})
 
 
 class JobState(StrEnum):
-    """Where a Kubernetes Job stands."""
+    """Where a Job or a PyTorchJob stands."""
 
     ACTIVE = "active"
     SUCCEEDED = "succeeded"
@@ -51,7 +51,7 @@ class Child:
 
 @dataclass(frozen=True)
 class PodSeen:
-    """A pod of a Kubernetes Job."""
+    """A pod of a Job or a PyTorchJob."""
 
     child: Child
     attempt: int
@@ -88,7 +88,7 @@ class PodSeen:
 
 @dataclass(frozen=True)
 class JobSeen:
-    """A Kubernetes Job and its pods."""
+    """A Job or a PyTorchJob, and its pods."""
 
     child: Child
     state: JobState
@@ -133,30 +133,30 @@ def first_failure(jobs: Sequence[JobSeen]) -> PodSeen | None:
 
 
 def see_job(body: Body, child: Child, pods: Sequence[Body], warnings: WarningsByObject, now: datetime) -> JobSeen:
-    """Return what a Job and its pods are.
+    """Return what a Job or a PyTorchJob and its pods are.
 
     Args:
-        body: the Job.
+        body: the Job or PyTorchJob.
         child: the same, as a child of the FineTuneJob.
         pods: the pods that it owns.
         warnings: Events of type Warning, by the object that they are about.
         now: the time.
     """
-    state = state_of(body)
-    suspended = state is JobState.ACTIVE and is_suspended(body)
     seen = [see_pod(pod, child.uid, warnings, now) for pod in sorted(pods, key=object_key)]
+    state = _state_by_its_pods(body, seen)
+    suspended = state is JobState.ACTIVE and is_suspended(body)
     own_trouble = None
     if state is JobState.FAILED:
-        own_trouble = causes.why_job_failed(body)
+        own_trouble = _why_it_failed(body)
     elif suspended:
         seen = [replace(pod, failure=None, waits=None) for pod in seen]
         own_trouble = causes.why_job_is_queued(body)
-    elif state is JobState.ACTIVE and not pods:
-        own_trouble = causes.why_job_has_no_pods(body, warnings.get(child.key, ()))
+    elif state is JobState.ACTIVE and len(pods) < back_ends.num_pods(body):
+        own_trouble = _why_pods_are_missing(body, warnings.get(child.key, ()))
     return JobSeen(
         child=child,
         state=state,
-        num_pods=body.get("spec", {}).get("completions") or 1,
+        num_pods=back_ends.num_pods(body),
         pods=tuple(_with_deletion_explained(pod, body, seen) for pod in seen),
         own_trouble=own_trouble,
         suspended=suspended,
@@ -172,7 +172,8 @@ def see_pod(pod: Body, job_uid: str, warnings: WarningsByObject, now: datetime) 
         warnings: Events of type Warning, by the object that they are about.
         now: the time.
     """
-    waits = causes.why_pod_waits(pod, warnings.get(object_key(pod), ()))
+    said = warnings.get(object_key(pod), ())
+    waits = training_operator.why_init_container_waits(pod) or causes.why_pod_waits(pod, said)
     if waits is not None and waits.reason == ConditionReason.UNSCHEDULABLE and age(pod, now) < _ORDINARY_SCHEDULING:
         waits = None
     return PodSeen(
@@ -185,7 +186,7 @@ def see_pod(pod: Body, job_uid: str, warnings: WarningsByObject, now: datetime) 
         ended_at=pod_status.ended_at(pod),
         termination=pod_status.termination_of(pod),
         waits=waits,
-        failure=causes.why_pod_failed(pod),
+        failure=training_operator.why_init_container_failed(pod) or causes.why_pod_failed(pod),
         deletion_asked_at=pod_status.deletion_asked_at(pod),
         node_silent=causes.why_node_is_silent(pod),
         unanswered_since=_unanswered_since(pod),
@@ -206,22 +207,44 @@ def see_child(body: Body, *, ours: bool, former: bool) -> Child:
 
 
 def state_of(job: Body) -> JobState:
-    """Return where a Job stands."""
-    true_conditions = {
-        condition.get("type")
-        for condition in job.get("status", {}).get("conditions") or ()
-        if condition.get("status") == "True"
-    }
-    # FailureTarget and SuccessCriteriaMet come while pods still end; Failed and Complete when all have ended.
-    if true_conditions & {"Failed", "FailureTarget"}:
+    """Return where a Job or a PyTorchJob stands, by its own words."""
+    if back_ends.says_failed(job):
         return JobState.FAILED
-    return JobState.SUCCEEDED if "Complete" in true_conditions else JobState.ACTIVE
+    return JobState.SUCCEEDED if back_ends.says_succeeded(job) else JobState.ACTIVE
+
+
+def _state_by_its_pods(job: Body, pods: Sequence[PodSeen]) -> JobState:
+    """Return where it stands; a PyTorchJob says that it is done when its master is, so the others are counted here."""
+    state = state_of(job)
+    if not back_ends.is_pytorch_job(job) or state is not JobState.SUCCEEDED or _has_trained(pods):
+        return state
+    if not all(pod.ended for pod in pods):
+        return JobState.ACTIVE
+    return JobState.SUCCEEDED if len(pods) >= back_ends.num_pods(job) else JobState.FAILED
+
+
+def _has_trained(pods: Sequence[PodSeen]) -> bool:
+    """Whether rank 0 has reported an adapter; then no other pod has anything left to do."""
+    termination = pods[0].termination if pods else None
+    return termination is not None and termination.trained is not None
+
+
+def _why_it_failed(job: Body) -> Trouble:
+    if back_ends.says_failed(job):
+        return causes.why_job_failed(job)
+    return training_operator.why_success_is_none(job)
+
+
+def _why_pods_are_missing(job: Body, warnings: Sequence[Body]) -> Trouble | None:
+    if back_ends.is_pytorch_job(job):
+        return training_operator.why_pods_are_missing(job, warnings)
+    return causes.why_job_has_no_pods(job, warnings)
 
 
 def is_suspended(job: Body) -> bool:
     """Return whether a Job is suspended, or was and its controller has not seen yet that it is so no more."""
     told = pod_status.condition(job, "Suspended")
-    return bool(job.get("spec", {}).get("suspend")) or (told is not None and told.get("status") == "True")
+    return back_ends.asks_to_suspend(job) or (told is not None and told.get("status") == "True")
 
 
 def _with_deletion_explained(pod: PodSeen, job: Body, gang: Sequence[PodSeen]) -> PodSeen:

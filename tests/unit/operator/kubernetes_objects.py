@@ -42,6 +42,18 @@ def pod(name: str, owner_uid: str = "owner", **status: Any) -> Body:
     }
 
 
+def pytorch_job(name: str, workers: int = 1, **status: Any) -> Body:
+    """A PyTorchJob of an attempt."""
+    replicas = {"Master": {"replicas": 1}} | ({"Worker": {"replicas": workers}} if workers else {})
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": name, "namespace": "team", "uid": f"uid-of-{name}", "creationTimestamp": CREATED},
+        "spec": {"runPolicy": {}, "pytorchReplicaSpecs": replicas},
+        "status": status,
+    }
+
+
 def unschedulable(words: str = NO_NODE) -> Body:
     return {
         "phase": "Pending",

@@ -64,7 +64,6 @@ NO_END = {
     "ContainerNotCreated",
     "VolumeNotMounted",
     "Queued",
-    "BackendMissing",
 }
 
 
