@@ -38,9 +38,10 @@ def make_job_plan(
     name: str = "calls",
     claims: ClaimAccessModes | None = None,
     settings: Settings = SETTINGS,
+    **metadata: Any,
 ) -> Plan:
     """Return the plan of the same."""
-    return make_plan(make_job(spec, name), settings, claims or {})
+    return make_plan(make_job(spec, name, **metadata), settings, claims or {})
 
 
 def merged(document: Any, patch: Any) -> Any:

@@ -83,6 +83,9 @@ class RoleName(StrEnum):
     WORKER = "worker"
 
 
+# What a FineTuneJob's user writes on it for a queue, and what the workloads of its gang take over.
+QUEUE_LABELS = (Label.QUEUE, Label.QUEUE_PRIORITY)
+
 APP_NAME = "finetune-trainer"
 CHILD_SELECTOR = f"{Label.MANAGED_BY}={OPERATOR}"
 CONTAINER = "trainer"

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from finetune_operator import names
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.spec import AccessMode, Backend, Reclaim, SharedStorage
+from finetune_operator.api.status import ConditionStatus, ConditionType
 from finetune_operator.errors import InvalidJob
 from finetune_operator.names import RoleName
 from finetune_operator.settings import Settings
@@ -100,6 +101,12 @@ class Plan:
         return source.hugging_face.repository if source.hugging_face is not None else str(source.path)
 
     @property
+    def queue_labels(self) -> dict[str, str]:
+        """The labels with which the user put the job into a queue (Kueue); none when he did not."""
+        labels = self.job.metadata.labels
+        return {label.value: labels[label] for label in names.QUEUE_LABELS if label in labels}
+
+    @property
     def prepare_mounts(self) -> tuple[Disk, ...]:
         """What the prepare pod mounts: it writes models and data to the shared filesystem, and no log files."""
         return tuple(disk for disk in self.disks if disk.volume == SHARED_VOLUME)
@@ -119,14 +126,15 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
         claim_access_modes: access modes of the claims in the job's namespace, as far as they were seen.
 
     Raises:
-        InvalidJob: a claim cannot be used as the job wants to, or a resource is asked for twice.
+        InvalidJob: a claim cannot be used as the job wants to, a resource is asked for twice, or a queue could not
+            admit the gang as a whole.
     """
     compute = job.spec.compute
     disks = _disks(job, claim_access_modes)
-    problems = _problems(job, settings, disks, claim_access_modes)
+    roles, role_reason = _roles(disks, compute.nodes, compute.backend)
+    problems = [*_problems(job, settings, disks, claim_access_modes), *_problems_of_queue(job, disks, roles)]
     if problems:
         raise InvalidJob(problems)
-    roles, role_reason = _roles(disks, compute.nodes, compute.backend)
     return Plan(
         job=job,
         image=compute.image or settings.trainer_image,
@@ -217,6 +225,30 @@ def _problems(job: FineTuneJob, settings: Settings, disks: Sequence[Disk], acces
             f"spec.compute.resources.limits: leave {settings.gpu_resource_name} out; it follows from gpusPerNode"
         )
     return [problem for problem in problems if problem is not None]
+
+
+def _problems_of_queue(job: FineTuneJob, disks: Sequence[Disk], roles: Sequence[Role]) -> list[str]:
+    """Name a gang that a queue would admit in parts: Kueue admits each Job by itself.
+
+    Labels can be changed at any time, so only a job that is not accepted yet is refused for one.
+    """
+    queue = job.metadata.labels.get(names.Label.QUEUE)
+    is_seen = all(disk.many_nodes is not None for disk in disks)
+    if queue is None or len(roles) == 1 or job.spec.compute.backend is not Backend.JOB or not is_seen or _accepted(job):
+        return []
+    return [
+        f"metadata.labels: queue {queue} admits each Job by itself, and this gang is two of them, because the network "
+        "disk goes to one node only; one could hold its GPUs and wait for the other in vain. Set compute.backend to "
+        "PyTorchJob, which is admitted as a whole, or use a network disk that is ReadWriteMany, or leave "
+        "storage.network out"
+    ]
+
+
+def _accepted(job: FineTuneJob) -> bool:
+    return any(
+        condition.type is ConditionType.ACCEPTED and condition.status is ConditionStatus.TRUE
+        for condition in job.status.conditions
+    )
 
 
 def _problem_of_claim(disk: Disk, nodes: int, access_modes: Sequence[str] | None) -> str | None:

@@ -25,6 +25,7 @@ class Case:
     name: str = "calls"
     claims: ClaimAccessModes = field(default_factory=dict)
     settings: Settings = SETTINGS
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 CASES = {
@@ -43,6 +44,10 @@ CASES = {
             },
         },
         claims={"models": ["ReadWriteMany"], "logs": ["ReadWriteOnce"]},
+    ),
+    "in-a-queue": Case(
+        {"compute": {"nodes": 2, "gpusPerNode": 8}},
+        labels={"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "low", "team": "a"},
     ),
     "processors-only": Case(
         {"compute": {"nodes": 2, "device": "cpu", "processesPerNode": 2, "resources": {"requests": {"cpu": 2}}}}
@@ -84,7 +89,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_manifests_of_a_job_are_those_that_were_reviewed(name: str, matches_golden: Golden) -> None:
     case = CASES[name]
-    plan = make_job_plan(case.spec, case.name, case.claims, case.settings)
+    plan = make_job_plan(case.spec, case.name, case.claims, case.settings, labels=dict(case.labels))
     comments = "".join(f"# {reason}\n" for reason in plan.reasons)
     matches_golden(name, comments + manifests_text(build_all(plan, attempt=1)))
 

@@ -150,7 +150,7 @@ def test_a_prepare_that_is_stopped_says_so_and_does_not_wait_for_its_downloads(s
         process.communicate(timeout=30)
     assert time.monotonic() - stopped_at < 3
     message = last_word(tmp_path)
-    assert (process.returncode, message.reason) == (1, Reason.TERMINATED)
+    assert (process.returncode, message.reason) == (143, Reason.TERMINATED)
     assert "SIGTERM" in message.message
     # What has arrived is kept, so that a job that was suspended goes on from there.
     assert list(models.glob(".*.partial/tokenizer.json"))

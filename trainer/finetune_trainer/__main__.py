@@ -13,6 +13,7 @@ from finetune_trainer.contract.job import JobFileError, read_job
 from finetune_trainer.contract.paths import JOB_FILE, NETWORK_MOUNT, SHARED_MOUNT, JobPaths
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import (
+    STOPPED_EXIT_CODE,
     TERMINATION_LOG,
     PreparedReport,
     Reason,
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(termination.message)
         return 0
     print(f"{termination.reason}: {termination.message}", file=sys.stderr)
-    return 1
+    return STOPPED_EXIT_CODE if termination.reason is Reason.TERMINATED else 1
 
 
 def _parser() -> argparse.ArgumentParser:

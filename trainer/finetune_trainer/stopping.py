@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from finetune_trainer.contract.progress import ProgressReport
+from finetune_trainer.contract.termination import STOPPED_EXIT_CODE
 
 GRACE_SECONDS = 10.0
 
@@ -98,7 +99,7 @@ def _watch(reader: int, tell: Tell) -> None:
     why = "told twice to stop" if is_told_twice else f"stopped by {signal.SIGTERM.name}"
     tell(f"{why} before it was done", answer.progress())
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(STOPPED_EXIT_CODE)
 
 
 def _wait_for_sigterm(reader: int, timeout_seconds: float | None) -> bool:

@@ -33,6 +33,7 @@ class Metadata(BaseModel):
     namespace: str = "default"
     uid: str = "local"
     generation: int = 1
+    labels: dict[str, str] = {}
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
 

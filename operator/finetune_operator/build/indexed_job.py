@@ -2,10 +2,11 @@
 
 from finetune_operator import names
 from finetune_operator.build.manifest import Manifest, metadata, with_digest
-from finetune_operator.build.training_pod import gang_labels, training_pod_template
+from finetune_operator.build.training_pod import training_pod_template, workload_labels
 from finetune_operator.names import Label
 from finetune_operator.plan import Plan, Role
 from finetune_trainer.contract import environment
+from finetune_trainer.contract.termination import STOPPED_EXIT_CODE
 
 
 def build_train_jobs(plan: Plan, attempt: int) -> list[Manifest]:
@@ -14,7 +15,7 @@ def build_train_jobs(plan: Plan, attempt: int) -> list[Manifest]:
 
 
 def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
-    labels = gang_labels(attempt) | {Label.ROLE.value: role.name.value}
+    labels = workload_labels(plan, attempt) | {Label.ROLE.value: role.name.value}
     template = training_pod_template(plan, role, attempt, variables=_gang_variables(plan, role, attempt))
     template["spec"]["subdomain"] = names.gang_service(plan.name, attempt)
     return {
@@ -29,9 +30,23 @@ def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
             "backoffLimit": 0,
             # A pod that is going away still holds its GPUs and its name; no second one beside it.
             "podReplacementPolicy": "Failed",
+            **_queue_policy(plan),
             "template": template,
         },
     }
+
+
+def _queue_policy(plan: Plan) -> Manifest:
+    """Let a Job survive that a queue suspends: without this, its pods would have failed, and with them the Job.
+
+    NB: a Job counts the pods that it deletes when it is suspended like any that fail
+    (https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/job/job_controller.go, isPodFailed). So those
+    are passed over that ended because they were told to stop; any other one ends the attempt, as ever.
+    """
+    if not plan.queue_labels:
+        return {}
+    told_to_stop = {"containerName": names.CONTAINER, "operator": "In", "values": [STOPPED_EXIT_CODE]}
+    return {"podFailurePolicy": {"rules": [{"action": "Ignore", "onExitCodes": told_to_stop}]}}
 
 
 def _gang_variables(plan: Plan, role: Role, attempt: int) -> dict[str, str]:

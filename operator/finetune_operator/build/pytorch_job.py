@@ -8,7 +8,7 @@ them. What else it can do is left off: a gang that fails is ended, and the opera
 
 from finetune_operator import names
 from finetune_operator.build.manifest import Manifest, metadata, with_digest
-from finetune_operator.build.training_pod import gang_labels, training_pod_template
+from finetune_operator.build.training_pod import training_pod_template, workload_labels
 from finetune_operator.names import RoleName
 from finetune_operator.plan import Plan, Role
 from finetune_trainer.contract.environment import RENDEZVOUS_PORT
@@ -22,7 +22,7 @@ def build_pytorch_job(plan: Plan, attempt: int) -> Manifest:
         {
             "apiVersion": f"{names.PYTORCH_JOB_GROUP}/{names.PYTORCH_JOB_VERSION}",
             "kind": names.PYTORCH_JOB_KIND,
-            "metadata": metadata(plan, names.pytorch_job(plan.name, attempt), gang_labels(attempt)),
+            "metadata": metadata(plan, names.pytorch_job(plan.name, attempt), workload_labels(plan, attempt)),
             "spec": {
                 "nprocPerNode": str(plan.num_processes_per_node),
                 # NB: no deadline: the training-operator looks at its own only when something else wakes it.

@@ -15,6 +15,11 @@ def gang_labels(attempt: int) -> dict[str, str]:
     return {Label.STAGE.value: Stage.TRAIN.value, Label.ATTEMPT.value: str(attempt)}
 
 
+def workload_labels(plan: Plan, attempt: int) -> dict[str, str]:
+    """Return the labels of what makes an attempt's pods: with those of a queue, which decides when it may."""
+    return gang_labels(attempt) | plan.queue_labels
+
+
 def training_pod_template(
     plan: Plan,
     role: Role,

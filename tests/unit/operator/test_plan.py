@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.job import FineTuneJob
 from finetune_operator.errors import InvalidJob
 from finetune_operator.names import RoleName
-from finetune_operator.plan import ClaimAccessModes, Plan
-from tests.factories import SETTINGS, make_job_plan
+from finetune_operator.plan import ClaimAccessModes, Plan, make_plan
+from tests.factories import SETTINGS, make_job_plan, manifest
 
 EXISTING_SHARED = {"shared": {"claimName": "models", "size": None, "storageClassName": None}}
 DISK = {"network": {"size": "1Gi"}}
@@ -174,3 +175,39 @@ def test_the_same_job_and_cluster_always_give_the_same_plan() -> None:
     assert make_job_plan({"storage": DISK}) == make_job_plan({"storage": DISK})
     other = replace(SETTINGS, hub_endpoint="http://hub.example")
     assert make_job_plan({"storage": DISK}, settings=other) != make_job_plan({"storage": DISK})
+
+
+IN_A_QUEUE = {"kueue.x-k8s.io/queue-name": "team-a"}
+ADMITTED_AS_A_WHOLE: dict[str, dict[str, Any]] = {
+    "one node": {"storage": DISK},
+    "no network disk": {"compute": {"nodes": 2}},
+    "a network disk for many nodes": {"compute": {"nodes": 2}, "storage": DISK_OF_MANY},
+    "a PyTorchJob": {"compute": {"nodes": 2, "backend": "PyTorchJob"}, "storage": DISK},
+    "a claim that was not seen yet": {"compute": {"nodes": 2}, "storage": EXISTING_DISK},
+}
+
+
+@pytest.mark.parametrize("spec", ADMITTED_AS_A_WHOLE.values(), ids=ADMITTED_AS_A_WHOLE.keys())
+def test_a_gang_that_a_queue_admits_as_a_whole_is_accepted(spec: dict[str, Any]) -> None:
+    assert make_job_plan(spec, labels=IN_A_QUEUE).queue_labels == IN_A_QUEUE
+
+
+def test_a_gang_that_a_queue_would_admit_in_parts_is_refused_with_what_to_do() -> None:
+    two_jobs = {"compute": {"nodes": 2}, "storage": DISK}
+    with pytest.raises(InvalidJob, match=r"queue team-a admits each Job by itself.*compute\.backend to PyTorchJob"):
+        make_job_plan(two_jobs, labels=IN_A_QUEUE)
+    assert len(make_job_plan(two_jobs).roles) == 2
+
+
+def test_a_job_that_was_accepted_before_it_was_put_into_a_queue_goes_on() -> None:
+    accepted = {
+        "type": "Accepted",
+        "status": "True",
+        "reason": "Accepted",
+        "message": "",
+        "observedGeneration": 1,
+        "lastTransitionTime": "2026-11-23T05:00:00Z",
+    }
+    body = manifest({"compute": {"nodes": 2}, "storage": DISK}, labels=IN_A_QUEUE)
+    job = FineTuneJob.parse(body | {"status": {"conditions": [accepted]}})
+    assert make_plan(job, SETTINGS, {}).queue_labels == IN_A_QUEUE

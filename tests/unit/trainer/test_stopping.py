@@ -112,6 +112,7 @@ def test_an_agent_does_not_wait_in_vain(gang: str, tmp_path: Path) -> None:
     with running(program, tmp_path / "last-word") as process:
         assert seconds_until_it_ends(process, signals) < GRACE_SECONDS + 2
     assert (tmp_path / "last-word").read_text() == expected
+    assert process.returncode == 143
 
 
 def test_an_agent_waits_for_the_gang_that_it_asked(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.build import build_prepare_job, build_service, build_train_jobs
+from finetune_operator.build.gang import build_workloads
 from tests.factories import make_job_plan
 from tests.unit.operator.build.views import claims_of, container_of, environment_of, pod_of
 
@@ -116,3 +117,37 @@ def test_preparing_holds_no_gpu_and_no_network_disk() -> None:
 def test_training_serves_metrics_on_a_named_port() -> None:
     (job,) = build_train_jobs(make_job_plan(), attempt=1)
     assert container_of(pod_of(job))["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
+
+
+QUEUED = {"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "low"}
+
+
+@pytest.mark.parametrize("backend", ["Job", "PyTorchJob"])
+def test_what_makes_the_gang_is_put_into_the_queue_of_the_job_and_its_pods_are_not(backend: str) -> None:
+    spec = {"compute": {"nodes": 2, "backend": backend}}
+    (workload,) = build_workloads(make_job_plan(spec, labels={**QUEUED, "team": "a"}), attempt=1)
+    labels = workload["metadata"]["labels"]
+    assert QUEUED.items() <= labels.items()
+    assert "team" not in labels
+    assert "kueue.x-k8s.io" not in str(workload["spec"])
+    assert "suspend" not in str(workload["spec"])
+
+
+def test_preparing_waits_in_no_queue_because_it_holds_no_gpu() -> None:
+    prepare = build_prepare_job(make_job_plan(labels=QUEUED))
+    assert not set(QUEUED) & set(prepare["metadata"]["labels"])
+
+
+def test_a_queued_job_survives_that_its_pods_are_told_to_stop() -> None:
+    (job,) = build_train_jobs(make_job_plan(labels=QUEUED), attempt=1)
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule == {
+        "action": "Ignore",
+        "onExitCodes": {"containerName": container_of(pod_of(job))["name"], "operator": "In", "values": [143]},
+    }
+    assert job["spec"]["backoffLimit"] == 0
+
+
+def test_a_job_in_no_queue_fails_with_its_first_pod_whatever_the_reason() -> None:
+    (job,) = build_train_jobs(make_job_plan(), attempt=1)
+    assert "podFailurePolicy" not in job["spec"]
