@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune_trainer.storage import flush, storage_errors
 
-_PARTIAL, _REPLACED, _DAMAGED = ".partial", ".replaced", ".damaged"
+_PARTIAL, _REPLACED, _DISCARDED = ".partial", ".replaced", ".discarded"
 
 
 def write_directory(directory: Path, write: Callable[[Path], None], check: Callable[[Path], None]) -> None:
@@ -40,11 +40,11 @@ def write_directory(directory: Path, write: Callable[[Path], None], check: Calla
             _put_back(directory)
 
 
-def set_aside(directory: Path) -> None:
-    """Take a damaged directory out of the way; `remove_leftovers` removes it. Raises OSError."""
-    damaged = _aside(directory, _DAMAGED)
-    shutil.rmtree(damaged, ignore_errors=True)
-    directory.rename(damaged)
+def discard(directory: Path) -> None:
+    """Take a directory away in one go; `remove_leftovers` removes it file by file. Raises OSError."""
+    discarded = _aside(directory, _DISCARDED)
+    shutil.rmtree(discarded, ignore_errors=True)
+    directory.rename(discarded)
 
 
 def put_back_replaced(parent: Path) -> None:
@@ -54,8 +54,8 @@ def put_back_replaced(parent: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what was half written when somebody was killed, and what was damaged. Raises OSError."""
-    for ending in (_PARTIAL, _DAMAGED):
+    """Remove what was half written when somebody was killed, and what was discarded. Raises OSError."""
+    for ending in (_PARTIAL, _DISCARDED):
         for leftover in parent.glob(f".*{ending}"):
             shutil.rmtree(leftover)
 

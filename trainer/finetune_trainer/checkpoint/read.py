@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from finetune_trainer.checkpoint.content import Checkpoint, Progress
-from finetune_trainer.checkpoint.directory import put_back_replaced, set_aside
+from finetune_trainer.checkpoint.directory import discard, put_back_replaced
 from finetune_trainer.checkpoint.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -50,7 +50,7 @@ def find_usable(checkpoints: Path, settings: Mapping[str, Any]) -> Found:
                 damaged[directory] = str(error)
             else:
                 for path in damaged:
-                    set_aside(path)
+                    discard(path)
                 return Found(directory, tuple(_tell(path.name, damaged[path], directory.name) for path in damaged))
     if not candidates:
         return Found()

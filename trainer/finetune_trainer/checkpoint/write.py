@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from finetune_trainer.checkpoint.content import Checkpoint, Tensors
-from finetune_trainer.checkpoint.directory import remove_leftovers, write_directory
+from finetune_trainer.checkpoint.directory import discard, remove_leftovers, write_directory
 from finetune_trainer.checkpoint.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -57,7 +56,7 @@ def trim(checkpoints: Path, keep: int) -> None:
     """
     with storage_errors(checkpoints):
         for old in find_checkpoints(checkpoints)[keep:]:
-            shutil.rmtree(old)
+            discard(old)
         remove_leftovers(checkpoints)
 
 
