@@ -71,6 +71,45 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
         "Preempted",
         "higher priority",
     ),
+    "its node lost the container, as after a restart": (
+        objects.ended("The container could not be located", exit_code=137, reason="ContainerStatusUnknown"),
+        "NodeLost",
+        "could not be located",
+    ),
+    "its node restarted, and containerd found the container gone": (
+        objects.ended("", exit_code=255, reason="Unknown"),
+        "NodeLost",
+        "as when it restarts",
+    ),
+    "its node is shut down": (
+        objects.ended(objects.failure_message("Terminated", "stopped by SIGTERM"), exit_code=143)
+        | {"message": "Pod was terminated in response to imminent node shutdown."}
+        | {"conditions": objects.disrupted("TerminationByKubelet")["conditions"]},
+        "Evicted",
+        "imminent node shutdown",
+    ),
+    "preempted, and it could still say that it was told to stop": (
+        objects.ended(objects.failure_message("Terminated", "stopped by SIGTERM"), exit_code=143)
+        | {"conditions": objects.disrupted("PreemptionByScheduler")["conditions"]},
+        "Preempted",
+        "higher priority",
+    ),
+    "it had failed by itself before its node was lost": (
+        objects.ended(objects.failure_message("Diverged", "loss is NaN at step 3"), exit_code=1)
+        | {"conditions": objects.disrupted("DeletionByTaintManager")["conditions"]},
+        "Diverged",
+        "loss is NaN at step 3",
+    ),
+    "told to stop by nobody knows whom": (
+        objects.ended(objects.failure_message("Terminated", "stopped by SIGTERM"), exit_code=143),
+        "Terminated",
+        "stopped by SIGTERM",
+    ),
+    "a rank was killed, as its agent tells": (
+        objects.ended(objects.failure_message("Killed", "process 1 was killed by SIGKILL"), exit_code=1),
+        "Killed",
+        "process 1 was killed by SIGKILL",
+    ),
     "its node is gone": (objects.disrupted("DeletionByTaintManager"), "NodeLost", "not reachable"),
     "its node is drained": (objects.disrupted("EvictionByEvictionAPI"), "Evicted", "drained"),
 }
@@ -100,6 +139,44 @@ def test_a_pod_that_failed_says_why(case: str) -> None:
     assert trouble is not None
     assert trouble.reason == reason
     assert words in trouble.message
+
+
+EVIDENCE = {
+    "a container that ended": (
+        objects.ended("", exit_code=137, reason="OOMKilled"),
+        "Seen: pod demo-a1-node-0-x, node gpu-3, exit code 137 (OOMKilled), at 2026-11-23T05:10:00Z.",
+    ),
+    "a pod that its node took away": (
+        objects.disrupted("EvictionByEvictionAPI"),
+        "Seen: pod demo-a1-node-0-x, node gpu-3, condition DisruptionTarget EvictionByEvictionAPI.",
+    ),
+    "a pod that never ran": (
+        {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"},
+        "Seen: pod demo-a1-node-0-x, node gpu-3.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EVIDENCE)
+def test_a_failure_ends_with_what_was_seen_of(case: str) -> None:
+    status, evidence = EVIDENCE[case]
+    pod = objects.pod("demo-a1-node-0-x", **status) | {"spec": {"nodeName": "gpu-3"}}
+    trouble = causes.why_pod_failed(pod)
+    assert trouble is not None
+    assert trouble.message.endswith(evidence)
+
+
+def test_a_job_that_a_queue_suspends_is_told_as_queued_with_its_queue() -> None:
+    job = {"kind": "Job", "metadata": {"name": "demo-a1-node", "labels": {"kueue.x-k8s.io/queue-name": "team-a"}}}
+    trouble = causes.why_job_is_queued(job)
+    assert trouble.reason == "Queued"
+    assert "Queue team-a has suspended Job demo-a1-node" in trouble.message
+    assert "kubectl describe localqueue team-a" in trouble.message
+
+
+def test_a_job_that_somebody_suspends_by_hand_names_no_queue() -> None:
+    trouble = causes.why_job_is_queued({"kind": "Job", "metadata": {"name": "demo-a1-node"}})
+    assert "Somebody other than the operator has suspended Job demo-a1-node" in trouble.message
 
 
 def _unschedulable(stage: str, resources: dict[str, Any], words: str) -> str:
