@@ -44,7 +44,7 @@ def first_line(error: Exception) -> str:
 def _memory_advice(job: TrainerJob) -> str:
     training = job.spec.training
     advice = []
-    if not training.activation_checkpointing:
+    if training.activation_checkpointing is False:
         advice.append("set training.activationCheckpointing: true")
     if training.batch_size > 1:
         advice.append(f"halve training.batchSize (now {training.batch_size}) and double training.gradientAccumulation")

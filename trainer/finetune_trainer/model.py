@@ -78,6 +78,9 @@ class CausalDecoder(nn.Module):
         head: torch.Tensor = self.tok_embeddings.weight if self.output is None else self.output.weight
         return head
 
+    def begin_step(self) -> None:
+        """Do nothing before a step: its products read the adapters' own values."""
+
     def fill_rotary_cache(self, device: torch.device) -> None:
         """Compute the table of rotary angles, in fp32; it is no weight, so no checkpoint fills it."""
         with device:
@@ -153,7 +156,8 @@ def _rotary_embeddings(shape: ModelShape, max_sequence_length: int) -> nn.Module
 
 def rotary_frequencies(shape: ModelShape, max_sequence_length: int) -> torch.Tensor:
     """Return the angle of a pair of features between neighbouring positions, fp32 [head_dim / 2]."""
-    frequencies: torch.Tensor = _rotary_embeddings(shape, max_sequence_length).theta
+    rotary: Any = _rotary_embeddings(shape, max_sequence_length)
+    frequencies: torch.Tensor = rotary.theta
     return frequencies
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from finetune_trainer.architecture import ModelShape
-from finetune_trainer.contract.spec import Device, Precision, Sharding, TrainerSpec
+from finetune_trainer.contract.spec import Device, Kernels, LoraTarget, Precision, Sharding, TrainerSpec
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
 
@@ -20,11 +20,18 @@ ADAPTER_BYTES = 4  # fp32: at usual learning rates most updates are smaller than
 ADAM_BYTES = 8  # two fp32 moments
 # Logits of so many tokens exist at once: 1024 tokens of a vocabulary of 128k are 0.5 GB in fp32.
 LOSS_CHUNK_TOKENS = 1024
-LOGIT_BYTES = 8  # two fp32 copies of the vocabulary at once: logits and their softmax
+# Products of a fused step that share an input, and what their adapters' columns are rounded up to.
+FUSED_GROUPS = (
+    (LoraTarget.Q_PROJ, LoraTarget.K_PROJ, LoraTarget.V_PROJ),
+    (LoraTarget.O_PROJ,),
+    (LoraTarget.GATE_PROJ, LoraTarget.UP_PROJ),
+    (LoraTarget.DOWN_PROJ,),
+)
+ADAPTER_COLUMN_MULTIPLE = 64
 # CUDA context, NCCL's buffers, libraries; and what the allocator cannot use.
 GPU_OVERHEAD_BYTES = 3 * GIB // 2
 CPU_OVERHEAD_BYTES = GIB // 2
-FRAGMENTATION = 0.03
+FRAGMENTATION = 0.07
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class TrainingPlan:
     steps: Steps
     precision: Precision
     sharding: Sharding
+    kernels: Kernels
+    activation_checkpointing: bool | None  # None: the memory is not known yet, decide where it is
     memory: MemoryEstimate
     notes: tuple[str, ...]
 
@@ -104,10 +113,17 @@ def make_plan(shape: ModelShape, spec: TrainerSpec, num_sequences: int, gpu_memo
         notes.append(
             f"sharding is {sharding}: the GPUs' memory is not known, {ASSUMED_GPU_MEMORY_BYTES // GIB} GiB assumed"
         )
-    memory = estimate_memory(shape, spec, sharding)
+    kernels = resolve_kernels(spec, sharding)
+    if spec.training.kernels is Kernels.FUSED and kernels is Kernels.PLAIN:
+        notes.append(
+            f"kernels are plain: fused ones take bf16 and sharding replicate, this is {resolve_precision(spec)} and "
+            f"{sharding}"
+        )
+    recomputes = resolve_checkpointing(shape, spec, sharding, gpu_memory_bytes)
+    memory = estimate_memory(shape, _with_checkpointing(spec, recomputes is not False), sharding)
     if on_gpu and gpu_memory_bytes is not None and memory.total > gpu_memory_bytes:
         raise TrainerError(Reason.WILL_NOT_FIT, _will_not_fit(shape, spec, memory, gpu_memory_bytes))
-    return TrainingPlan(steps, resolve_precision(spec), sharding, memory, tuple(notes))
+    return TrainingPlan(steps, resolve_precision(spec), sharding, kernels, recomputes, memory, tuple(notes))
 
 
 def plan_steps(spec: TrainerSpec, num_sequences: int) -> Steps:
@@ -122,6 +138,38 @@ def resolve_precision(spec: TrainerSpec) -> Precision:
     if spec.training.precision is not Precision.AUTO:
         return spec.training.precision
     return Precision.BF16 if spec.compute.device is Device.GPU else Precision.FP32
+
+
+def resolve_kernels(spec: TrainerSpec, sharding: Sharding) -> Kernels:
+    """Return which kernels compute a step: fused ones need the whole base model, and on a GPU bf16."""
+    on_gpu, wanted = spec.compute.device is Device.GPU, spec.training.kernels
+    can_fuse = sharding is Sharding.REPLICATE and (resolve_precision(spec) is Precision.BF16 or not on_gpu)
+    wants_fused = wanted is Kernels.FUSED or (wanted is Kernels.AUTO and on_gpu)
+    return Kernels.FUSED if can_fuse and wants_fused else Kernels.PLAIN
+
+
+def resolve_checkpointing(
+    shape: ModelShape, spec: TrainerSpec, sharding: Sharding, memory_bytes: int | None
+) -> bool | None:
+    """Say whether activations are computed again: where they do not fit, unless the spec says.
+
+    Args:
+        shape: of the base model.
+        spec: what was asked for.
+        sharding: resolved.
+        memory_bytes: of one GPU; None when it is not known.
+
+    Returns:
+        None when it cannot be decided without the memory. On CPUs, whose processes share theirs, activations are
+        computed again.
+    """
+    if spec.training.activation_checkpointing is not None:
+        return spec.training.activation_checkpointing
+    if spec.compute.device is Device.CPU:
+        return True
+    if memory_bytes is None:
+        return None
+    return estimate_memory(shape, _with_checkpointing(spec, False), sharding).total > memory_bytes
 
 
 def resolve_sharding(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int | None) -> Sharding:
@@ -142,8 +190,8 @@ def resolve_sharding(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int
 def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) -> MemoryEstimate:
     """Estimate the peak memory of one process.
 
-    Without `overhead` it is what torch allocates at its peak: within 3 percent of what was measured on H100s with
-    activation checkpointing, see docs/LOG.md.
+    Without `overhead` it is what torch allocates at its peak; docs/LOG.md holds it against what was measured. Where the
+    spec leaves open whether activations are computed again, it is taken that they are.
     """
     weight_bytes = WEIGHT_BYTES[resolve_precision(spec)]
     degree = {
@@ -155,11 +203,14 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
     # One layer computes while the next is gathered; embeddings and head are one unit with FSDP's root.
     gathered = 0 if degree == 1 else weight_bytes * (embeddings + 2 * shape.num_layer_parameters)
     adapter_parameters = shape.num_adapter_parameters(spec.lora)
-    activations, workspace = _activation_bytes(shape, spec, weight_bytes)
+    is_fused = resolve_kernels(spec, sharding) is Kernels.FUSED
+    columns = weight_bytes * shape.num_layers * _fused_column_parameters(shape, spec) if is_fused else 0
+    layer, backward = (_fused_bytes if is_fused else _plain_bytes)(shape, spec, weight_bytes)
+    activations, workspace = _activation_bytes(shape, spec, weight_bytes, layer, backward)
     terms = MemoryEstimate(
         base_weights=-(-weight_bytes * shape.num_parameters // degree),
         gathered_weights=gathered,
-        adapter=ADAPTER_BYTES * adapter_parameters,
+        adapter=ADAPTER_BYTES * adapter_parameters + columns,
         gradients=ADAPTER_BYTES * adapter_parameters,
         optimizer=ADAM_BYTES * adapter_parameters,
         activations=activations,
@@ -170,34 +221,74 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
     return replace(terms, overhead=fixed + int(FRAGMENTATION * terms.total))
 
 
-def _activation_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> tuple[int, int]:
+def _activation_bytes(
+    shape: ModelShape, spec: TrainerSpec, weight_bytes: int, layer: int, backward: int
+) -> tuple[int, int]:
     """Return what is kept for the backward pass, and what is needed besides while a layer or the loss is computed.
 
     With checkpointing a layer keeps its input only, and has the rest when its own backward pass is computed; the loss
     is computed before the first of them.
+
+    Args:
+        shape: of the base model.
+        spec: what was asked for.
+        weight_bytes: of a number.
+        layer: bytes that a token's activations take in a layer.
+        backward: bytes a token that its backward pass needs besides.
     """
     tokens = spec.training.batch_size * spec.training.max_sequence_length
-    layer = tokens * _layer_bytes_per_token(shape, spec, weight_bytes)
-    backward = tokens * 3 * weight_bytes * shape.intermediate_size  # gradients of gate, up and their product
-    loss = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * LOGIT_BYTES
-    loss += 2 * tokens * weight_bytes * shape.hidden_size  # last hidden states and their gradient
-    if spec.training.activation_checkpointing:
-        return tokens * shape.num_layers * weight_bytes * shape.hidden_size, max(layer + backward, loss)
-    return shape.num_layers * layer, max(backward, loss)
+    stream = weight_bytes * shape.hidden_size
+    # Logits in the number format of the weights; their gradient takes their place.
+    loss = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * weight_bytes
+    # Last hidden states, those that predict a target, and the gradient of these.
+    loss += 3 * tokens * stream
+    kept = 2 * tokens * stream  # the last hidden states and their gradient
+    if spec.training.activation_checkpointing is not False:
+        return tokens * shape.num_layers * stream, max(tokens * (layer + backward) + kept, loss)
+    return shape.num_layers * tokens * layer, max(tokens * backward + kept, loss)
 
 
-def _layer_bytes_per_token(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> int:
+def _plain_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> tuple[int, int]:
+    """Return bytes a token of a plain layer's activations, and of its backward pass besides."""
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     # Two norms keep their input in fp32; residuals, normed inputs, attention's output; q, k, v before and after
     # rotation; gate, up, silu(gate) and their product.
     layer = 2 * 4 * shape.hidden_size + weight_bytes * (
-        8 * shape.hidden_size + 2 * query + 4 * key_value + 4 * shape.intermediate_size
+        4 * shape.hidden_size + 2 * query + 4 * key_value + 4 * shape.intermediate_size
     )
     # An adapter keeps its input after dropout, the mask of the dropout (a byte each), and its narrow middle.
     mask_bytes = weight_bytes + 1 if spec.lora.dropout else 0
     for target in spec.lora.targets:
         layer += mask_bytes * shape.linears[target][0] + 3 * weight_bytes * spec.lora.rank
-    return layer
+    return layer, 3 * weight_bytes * shape.intermediate_size  # gradients of gate, up and their product
+
+
+def _fused_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> tuple[int, int]:
+    """Return bytes a token of a fused layer's tape (`fused.layer.Tape`), and of its backward pass besides."""
+    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    columns = sum(_fused_columns(spec))
+    layer = weight_bytes * (2 * shape.hidden_size + 2 * query + 2 * key_value + 2 * shape.intermediate_size + columns)
+    layer += 4 * shape.num_heads + 8  # attention's sums of exponentials, and the norms'
+    # The gradient of the residual stream, of the gate's product, of gate and up, of their input.
+    backward = weight_bytes * (2 * shape.hidden_size + 3 * shape.intermediate_size + columns)
+    if spec.lora.dropout:
+        backward += weight_bytes * shape.intermediate_size  # what is left of the product
+    return layer, backward
+
+
+def _fused_columns(spec: TrainerSpec) -> list[int]:
+    """Return how many columns the adapters of each product take."""
+    counts = [sum(target in spec.lora.targets for target in group) for group in FUSED_GROUPS]
+    return [-(-count * spec.lora.rank // ADAPTER_COLUMN_MULTIPLE) * ADAPTER_COLUMN_MULTIPLE for count in counts]
+
+
+def _fused_column_parameters(shape: ModelShape, spec: TrainerSpec) -> int:
+    """Return the numbers that adapters add to the buffers of a layer, see `fused.linear`."""
+    total = 0
+    for group, columns in zip(FUSED_GROUPS, _fused_columns(spec), strict=True):
+        inputs, outputs = shape.linears[group[0]][0], sum(shape.linears[target][1] for target in group)
+        total += (inputs + columns) * (outputs + columns) - inputs * outputs
+    return total
 
 
 # --- what would fit ---------------------------------------------------------------------------------------------------
@@ -224,13 +315,17 @@ def changes_that_fit(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int
         return estimate_memory(shape, changed, sharding).total <= gpu_memory_bytes
 
     automatic = _changed(spec, compute={"sharding": Sharding.AUTO})
-    checkpointed = _changed(automatic, training={"activation_checkpointing": True})
+    checkpointed = _with_checkpointing(automatic, True)
     changes = []
     if spec.compute.sharding is not Sharding.AUTO and fits(automatic):
         changes.append("compute.sharding: auto")
-    if not spec.training.activation_checkpointing and fits(checkpointed):
+    if spec.training.activation_checkpointing is False and fits(checkpointed):
         changes.append("training.activationCheckpointing: true")
-    also = "" if checkpointed == spec else " with activation checkpointing and sharding auto"
+    also = (
+        ""
+        if checkpointed == _with_checkpointing(spec, spec.training.activation_checkpointing is not False)
+        else " with activation checkpointing and sharding auto"
+    )
     if found := _first_that_fits(_smaller_batches(checkpointed), fits):
         training = found.training
         changes.append(
@@ -269,6 +364,10 @@ def _shorter_sequences(spec: TrainerSpec) -> list[TrainerSpec]:
 
 def _more_nodes(spec: TrainerSpec) -> list[TrainerSpec]:
     return [_changed(spec, compute={"nodes": spec.compute.nodes * factor}) for factor in (2, 4, 8, 16)]
+
+
+def _with_checkpointing(spec: TrainerSpec, recomputes: bool) -> TrainerSpec:
+    return _changed(spec, training={"activation_checkpointing": recomputes})
 
 
 def _changed(

@@ -78,6 +78,8 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
             warmup_steps=plan.steps.warmup_steps,
             precision=plan.precision,
             sharding=plan.sharding,
+            kernels=plan.kernels,
+            activation_checkpointing=plan.activation_checkpointing,
             estimated_memory_bytes=plan.memory.total,
             notes=(*data.notes, *plan.notes),
         )
@@ -255,7 +257,7 @@ def _log_plan(report: PreparedReport, plan: TrainingPlan) -> None:
     logger.info(
         f"plan: {report.sequences} sequences, {report.tokens} tokens ({report.trained_tokens} trained) an epoch; "
         f"{report.total_steps} steps of {report.global_batch} sequences on {report.world_size} processes; "
-        f"{report.precision}, sharding {report.sharding}"
+        f"{report.precision}, {report.kernels} kernels, sharding {report.sharding}"
     )
     logger.info("memory of one process, about %.1f GiB: %s", plan.memory.total / GIB, plan.memory.describe())
     for note in report.notes:

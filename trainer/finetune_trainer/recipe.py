@@ -8,12 +8,11 @@ from typing import NoReturn
 
 import torch
 
-from finetune_trainer.architecture import ModelShape, read_shape
+from finetune_trainer.architecture import read_shape
 from finetune_trainer.checkpoint.background import Checkpoints
 from finetune_trainer.checkpoint.content import Progress
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.spec import Sharding, Training
 from finetune_trainer.contract.termination import PreparedReport, Reason, TrainedReport
 from finetune_trainer.data.batch import make_batch
 from finetune_trainer.data.order import EMPTY_SLOT, Indices, SequenceOrder, rank_share
@@ -21,16 +20,11 @@ from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.exporter import start_exporter
 from finetune_trainer.gang import Node, Place, StopVote, broadcast, sum_over_gang
-from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.metrics import StepRecord
-from finetune_trainer.model import CausalDecoder, build_model, read_weights
 from finetune_trainer.reporting import open_reporter
-from finetune_trainer.sharding import fill_model, make_mesh, shard_model
 from finetune_trainer.state import TrainingState
+from finetune_trainer.trainable import TrainableModel, build_trainable, length_multiple
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-FLEX_ATTENTION_BLOCK_TOKENS = 128
-TENSOR_CORE_TOKENS = 8
 NUM_RECENT_LOSSES = 10
 
 
@@ -47,7 +41,7 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
     data = PackedSequences.open(paths.shared / prepared.data_path)
     shape = read_shape(paths.shared / prepared.model_path)
 
-    model = build(job, paths, place, prepared, shape)
+    model = build_trainable(job, paths, place, prepared, shape)
     state = TrainingState(job, paths, place, prepared, shape, model)
     state.resume()
 
@@ -95,27 +89,12 @@ def read_prepared(job: TrainerJob, paths: JobPaths, place: Place) -> PreparedRep
     return prepared
 
 
-def build(job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedReport, shape: ModelShape) -> CausalDecoder:
-    """Build the model without memory, shard it, then fill in weights: no process ever holds more than its share."""
-    training = job.spec.training
-    multiple = length_multiple(place.device.type, training)
-    max_length = -(-training.max_sequence_length // multiple) * multiple
-    model = build_model(shape, DTYPES[prepared.precision], max_length, training.activation_checkpointing)
-    add_adapters(model, job.spec.lora)
-    mesh = make_mesh(Sharding(prepared.sharding), place.device.type, place.num_nodes, place.processes_per_node)
-    shard_model(model, mesh)
-    fill_model(model, read_weights(paths.shared / prepared.model_path, shape), place.device)
-    model.fill_rotary_cache(place.device)
-    initialise_adapters(model, training.seed)
-    return model.train()
-
-
 @dataclass(frozen=True)
 class Run:
     """What a step needs."""
 
     state: TrainingState
-    model: CausalDecoder
+    model: TrainableModel
     data: PackedSequences
     checkpoints: Checkpoints
     vote: StopVote
@@ -127,7 +106,7 @@ def train_step(run: Run, step: int) -> StepRecord | None:
     Returns None when the processes have agreed to stop; adapter and optimizer are then as the step before left them.
 
     Raises:
-        TrainerError: DIVERGED, before anything is changed.
+        TrainerError: DIVERGED; adapter and optimizer are then as the step before left them.
     """
     started = time.monotonic()
     state = run.state
@@ -137,19 +116,19 @@ def train_step(run: Run, step: int) -> StepRecord | None:
     indices = order.global_batch_indices(epoch, step_of_epoch)
 
     state.gradients.zero()
+    run.model.begin_step()
     share = compute_gradients(run, indices, step)
     if share is None:
         return None
     sum_over_gang(state.gradients.buffer)
     norm = state.gradients.clip(training.optimizer.max_gradient_norm)
-    # Here, after all its work, is the one place of a step where the GPU is waited for.
-    loss, num_tokens, gradient_norm = gather_numbers(share, norm)
-
     peak = training.optimizer.learning_rate
     rate = learning_rate(step, peak, prepared.warmup_steps, prepared.total_steps)
-    refuse_divergence(state, step, rate, loss, gradient_norm)
     run.checkpoints.wait_before_change()
-    state.apply_gradients(rate)
+    state.apply_gradients(rate, norm)
+    # Here, after all its work, is the one place of a step where the GPU is waited for.
+    loss, num_tokens, gradient_norm = gather_numbers(share, norm)
+    refuse_divergence(state, step, rate, loss, gradient_norm)
 
     seconds = time.monotonic() - started
     state.progress = advance(state.progress, loss, num_tokens, seconds)
@@ -211,19 +190,6 @@ def gather_numbers(share: Share, gradient_norm: torch.Tensor) -> tuple[float, in
     sum_over_gang(sums)
     loss, total_tokens, norm = torch.cat([sums, gradient_norm.double()[None]]).tolist()
     return loss, int(total_tokens), norm
-
-
-def length_multiple(device_type: str, training: Training) -> int:
-    """Return what the length of a micro-batch is rounded up to, in tokens.
-
-    NB: torchtune compiles FlexAttention for each length it meets, and after eight of them PyTorch gives up and computes
-    all scores at once. Packed sequences are nearly full anyway, so on a GPU all of them get one length.
-    """
-    if device_type == "cpu":
-        return 1
-    if not training.packing:
-        return TENSOR_CORE_TOKENS
-    return -(-training.max_sequence_length // FLEX_ATTENTION_BLOCK_TOKENS) * FLEX_ATTENTION_BLOCK_TOKENS
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
@@ -303,6 +269,6 @@ def describe_start(state: TrainingState) -> str:
     return (
         f"{start}: {prepared.model}, "
         f"{prepared.trainable_parameters:,} trainable of {prepared.parameters:,} parameters, {place.world_size} "
-        f"processes on {place.num_nodes} nodes ({place.device.type}, {prepared.precision}, sharding "
-        f"{prepared.sharding}), global batch {prepared.global_batch}"
+        f"processes on {place.num_nodes} nodes ({place.device.type}, {prepared.precision}, {prepared.kernels} kernels, "
+        f"sharding {prepared.sharding}), global batch {prepared.global_batch}"
     )

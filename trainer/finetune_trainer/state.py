@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.checkpoint.background import BackgroundCheckpoints, Checkpoints, Written
@@ -29,12 +30,12 @@ from finetune_trainer.contract.termination import PreparedReport, Reason, Traine
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.gang import Place, broadcast
 from finetune_trainer.lora import adapter_parameters, from_peft, peft_config, to_peft
-from finetune_trainer.model import CausalDecoder, has_interleaved_rotary
+from finetune_trainer.model import has_interleaved_rotary
 from finetune_trainer.sharding import AdapterGradients
 
 # What may differ between a run and the one whose checkpoint it goes on from: none of it changes what a step computes.
 # batchSize and gradientAccumulation are held through the global batch.
-FREE_SETTINGS = {"batch_size", "gradient_accumulation", "activation_checkpointing", "log_every_steps"}
+FREE_SETTINGS = {"batch_size", "gradient_accumulation", "activation_checkpointing", "kernels", "log_every_steps"}
 
 
 class TrainingState:
@@ -50,7 +51,7 @@ class TrainingState:
         place: Place,
         prepared: PreparedReport,
         shape: ModelShape,
-        model: CausalDecoder,
+        model: nn.Module,
     ) -> None:
         self.job = job
         self.paths = paths
@@ -64,13 +65,15 @@ class TrainingState:
         self.gradients = AdapterGradients(self._adapter.values())
         settings = job.spec.training.optimizer
         self._optimizer = torch.optim.AdamW(
-            self._adapter.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self._adapter.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         create_moments(self._optimizer)
         self._moments = optimizer_tensors(self._optimizer, self._adapter)
 
-    def apply_gradients(self, learning_rate: float) -> None:
-        """Do an optimizer step."""
+    def apply_gradients(self, learning_rate: float, gradient_norm: torch.Tensor) -> None:
+        """Do an optimizer step; where the norm of the gradients is no number, everything stays as it was."""
+        # Fused AdamW looks at it on the GPU, as torch.amp.GradScaler has it do, so nobody waits for the norm.
+        self._optimizer.found_inf = (~torch.isfinite(gradient_norm)).float()  # type: ignore[attr-defined]
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()

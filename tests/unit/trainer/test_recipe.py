@@ -4,7 +4,8 @@ import pytest
 
 from finetune_trainer.checkpoint.content import Progress
 from finetune_trainer.contract.spec import Training
-from finetune_trainer.recipe import advance, learning_rate, length_multiple, random_stream
+from finetune_trainer.recipe import advance, learning_rate, random_stream
+from finetune_trainer.trainable import length_multiple
 
 SCHEDULE = {
     "the first step of the warm-up": (0, 0.25),

@@ -173,6 +173,14 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
+class Kernels(StrEnum):
+    """How a training step is computed."""
+
+    AUTO = "auto"
+    FUSED = "fused"
+    PLAIN = "plain"
+
+
 class Overlong(StrEnum):
     """What happens to a conversation with more tokens than `maxSequenceLength`."""
 
@@ -228,8 +236,15 @@ class Training(SpecModel):
         description="Put several conversations into one sequence. They do not see each other.",
     )
     precision: Precision = Field(default=Precision.AUTO, description="`auto` is bf16 on a GPU and fp32 on a CPU.")
-    activation_checkpointing: bool = Field(
-        default=True, description="Recompute activations in the backward pass: less memory, about a third more time."
+    activation_checkpointing: bool | None = Field(
+        default=None,
+        description="Recompute activations in the backward pass: less memory, about a third more time. When not set, "
+        "it is done where the training would not fit the GPU's memory otherwise.",
+    )
+    kernels: Kernels = Field(
+        default=Kernels.AUTO,
+        description="How a step is computed. `fused`: written out for speed, for bf16 on GPUs that each hold all of "
+        "the base model. `plain`: by PyTorch's modules, in any precision and sharding. `auto`: fused where it can be.",
     )
     optimizer: Optimizer = Field(default=Optimizer(), description="AdamW and gradient clipping.")
     schedule: Schedule = Field(default=Schedule(), description="Linear warm-up, then a cosine to zero.")

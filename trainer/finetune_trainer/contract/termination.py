@@ -78,6 +78,10 @@ class PreparedReport(Report):
     warmup_steps: int = Field(description="Steps until the peak learning rate.")
     precision: str = Field(description="Resolved precision.")
     sharding: str = Field(description="Resolved sharding.")
+    kernels: str = Field(default="plain", description="Resolved kernels.")
+    activation_checkpointing: bool | None = Field(
+        default=None, description="Resolved; not set where the training decides, as it sees the GPUs."
+    )
     estimated_memory_bytes: int = Field(description="Estimated peak memory of one process, in bytes.")
     notes: tuple[str, ...] = Field(default=(), description="What was decided on the user's behalf, and why.")
 

@@ -109,15 +109,8 @@ class FusedDecoder(nn.Module):
 
     def run_backward(self, record: "Record", gradient_of_loss: Tensor) -> None:
         """Add to the gradients of the adapters; the record is used up."""
-        layers, size = self.blocks, self._shape.hidden_size
-        gradient = torch.zeros_like(record.hidden)
-        gradient[record.predicting] = record.gradient * gradient_of_loss.to(gradient.dtype)
-        joined: Tensor | None = layers[-1].down.new_gradient(len(gradient))
-        assert joined is not None
-        joined[:, :size] = 0
-        self._kernels.normalise_backward(
-            gradient, record.hidden, record.inverse_rms, self._norm, joined[:, :size], joined[:, :size]
-        )
+        layers = self.blocks
+        joined: Tensor | None = self._last_norm_backward(record, gradient_of_loss)
         for number in reversed(range(len(layers))):
             layer, tape, seeds = layers[number], record.tapes.pop(), record.seeds[number]
             if isinstance(tape, Tensor):
@@ -126,6 +119,18 @@ class FusedDecoder(nn.Module):
             assert joined is not None
             joined = layer.backward(tape, joined, record.positions, seeds, below)
             del tape
+
+    def _last_norm_backward(self, record: "Record", gradient_of_loss: Tensor) -> Tensor:
+        """Return the gradient of the residual stream before the last norm, in the buffer that the last block wants."""
+        size = self._shape.hidden_size
+        gradient = torch.zeros_like(record.hidden)
+        gradient[record.predicting] = record.gradient * gradient_of_loss.to(gradient.dtype)
+        joined = self.blocks[-1].down.new_gradient(len(gradient))
+        stream = joined[:, :size]
+        stream.zero_()
+        self._kernels.normalise_backward(gradient, record.hidden, record.inverse_rms, self._norm, stream, stream)
+        del record.hidden, record.gradient
+        return joined
 
     def _draw_seeds(self) -> list[Seeds]:
         """Draw the seeds of a forward pass from PyTorch's generator of the CPU, so that no GPU is waited for."""

@@ -1,0 +1,291 @@
+"""How fast a training step goes, and in how much memory: the product's model, gradients and optimizer on one GPU.
+
+    python -m benchmarks.trainer.step                                  # Llama 3.1 8B, rank 64, 2 x 4096 tokens, bf16
+    python -m benchmarks.trainer.step --kernels plain --steps 8
+    python -m benchmarks.trainer.step --table                          # what the planner is fitted to
+
+Weights and tokens are drawn on the GPU, every token is a target, and each step ends in an update. `throughput` measures
+the whole `train` with its files, its data and its checks; here a configuration takes seconds. A line of JSON is printed
+for each: the median throughput of the steps after the warm-up, the memory at its peak and what the planner had
+estimated, the power and the clock that the GPU held meanwhile.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pynvml
+import torch
+
+from benchmarks.trainer.shapes import SHAPES
+from finetune_trainer.architecture import ModelShape, parse_config
+from finetune_trainer.contract.spec import Kernels, Lora, LoraTarget, Sharding, TrainerSpec
+from finetune_trainer.data.batch import Batch, make_batch
+from finetune_trainer.data.packed import Sequence
+from finetune_trainer.fused.decoder import FusedDecoder
+from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
+from finetune_trainer.model import CausalDecoder, build_model
+from finetune_trainer.planner import GIB, estimate_memory
+from finetune_trainer.sharding import AdapterGradients
+
+WARM_UP_STEPS = 3
+DOCUMENT_TOKENS = 250
+GPU = torch.device("cuda", 0)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is measured."""
+
+    shape: str = "llama-3.1-8b"
+    batch: int = 2
+    length: int = 4096
+    rank: int = 64
+    targets: str = "all"  # all, or qkv
+    dropout: float = 0.0
+    documents: str = "whole"  # one a row, or packed: of about 250 tokens each
+    kernels: str = "fused"
+    checkpointing: bool = False
+    steps: int = 20
+
+    @property
+    def lora(self) -> Lora:
+        """The adapter."""
+        targets = tuple(LoraTarget)[: 3 if self.targets == "qkv" else None]
+        return Lora(rank=self.rank, alpha=2 * self.rank, dropout=self.dropout, targets=targets)
+
+
+TABLE = [
+    Configuration(
+        steps=6, shape=shape, batch=batch, length=length, rank=rank, kernels=kernels, checkpointing=recomputes
+    )
+    for shape, batch, length, rank, kernels, recomputes in (
+        ("llama-3.1-8b", 1, 2048, 8, "fused", False),
+        ("llama-3.1-8b", 2, 2048, 8, "fused", True),
+        ("llama-3.1-8b", 1, 4096, 64, "fused", False),
+        ("llama-3.1-8b", 2, 4096, 16, "fused", False),
+        ("llama-3.1-8b", 3, 4096, 64, "fused", False),
+        ("llama-3.1-8b", 4, 4096, 64, "fused", True),
+        ("llama-3.1-8b", 1, 32768, 64, "fused", True),
+        ("llama-3.1-8b", 2, 4096, 64, "plain", True),
+        ("llama-3.1-8b", 1, 2048, 16, "plain", False),
+        ("llama-3.2-3b", 2, 4096, 64, "fused", False),
+        ("llama-3.2-3b", 4, 4096, 64, "fused", True),
+        ("llama-3.2-1b", 2, 4096, 64, "fused", False),
+        ("llama-3.2-1b", 8, 4096, 64, "fused", False),
+        ("llama-3.2-1b", 4, 8192, 8, "fused", True),
+        ("llama-3.2-1b", 2, 4096, 64, "plain", False),
+        ("qwen-2.5-7b", 2, 4096, 64, "fused", False),
+        ("qwen-2.5-7b", 2, 8192, 16, "fused", True),
+        ("mistral-7b", 2, 4096, 64, "fused", False),
+        ("mistral-7b", 1, 8192, 128, "fused", True),
+        ("smollm2-135m", 8, 2048, 64, "fused", False),
+        ("smollm2-135m", 8, 2048, 64, "plain", False),
+        ("smollm2-135m", 16, 4096, 16, "fused", True),
+    )
+]
+
+
+def main() -> int:
+    """Measure one configuration, or the table."""
+    arguments = _parser().parse_args()
+    given = {name: value for name, value in vars(arguments).items() if name in Configuration.__dataclass_fields__}
+    configurations = TABLE if arguments.table else [Configuration(**given)]
+    for configuration in configurations:
+        print(json.dumps(measure(configuration, arguments.profile)), flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Configuration()
+    parser.add_argument("--shape", choices=sorted(SHAPES), default=default.shape)
+    parser.add_argument("--batch", type=int, default=default.batch)
+    parser.add_argument("--length", type=int, default=default.length)
+    parser.add_argument("--rank", type=int, default=default.rank)
+    parser.add_argument("--targets", choices=("all", "qkv"), default=default.targets)
+    parser.add_argument("--dropout", type=float, default=default.dropout)
+    parser.add_argument("--documents", choices=("whole", "packed"), default=default.documents)
+    parser.add_argument("--kernels", choices=("fused", "plain"), default=default.kernels)
+    parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=default.checkpointing)
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--table", action="store_true", help="measure the planner's configurations instead")
+    parser.add_argument("--profile", action="store_true", help="print where the time of one more step goes")
+    return parser
+
+
+def measure(configuration: Configuration, with_profile: bool = False) -> dict[str, Any]:
+    """Train a few steps and return what was measured, with what it was measured on."""
+    torch.manual_seed(0)
+    torch.cuda.reset_peak_memory_stats()
+    shape = parse_config(SHAPES[configuration.shape])
+    try:
+        step = Step(build(shape, configuration))
+        with GpuWatch() as watch:
+            seconds, losses = run_steps(step, configuration, shape)
+    except torch.cuda.OutOfMemoryError as error:
+        return asdict(configuration) | {"error": str(error).partition(".")[0]}
+    if with_profile:
+        print_profile(step, configuration, shape)
+    peak = torch.cuda.max_memory_allocated()
+    estimate = estimate_memory(shape, spec_of(configuration), Sharding.REPLICATE)
+    return asdict(configuration) | {
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name(),
+        "tokens_per_second": round(configuration.batch * configuration.length / statistics.median(seconds)),
+        "first_loss": round(losses[0], 4),
+        "last_loss": round(losses[-1], 4),
+        "peak_gib": round(peak / GIB, 2),
+        "estimated_gib": round((estimate.total - estimate.overhead) / GIB, 2),
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
+        **watch.means(),
+    }
+
+
+def spec_of(configuration: Configuration) -> TrainerSpec:
+    """Return the spec that asks for a configuration."""
+    return TrainerSpec.model_validate(
+        {
+            "model": {"path": "model"},
+            "datasets": [{"path": "rows.jsonl", "format": "hermes"}],
+            "lora": configuration.lora.model_dump(),
+            "training": {
+                "batchSize": configuration.batch,
+                "maxSequenceLength": configuration.length,
+                "activationCheckpointing": configuration.checkpointing,
+                "kernels": Kernels(configuration.kernels),
+            },
+        }
+    )
+
+
+def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | FusedDecoder:
+    """Build a model with random weights of the size that trained ones have."""
+    recomputes, length = configuration.checkpointing, configuration.length
+    model: CausalDecoder | FusedDecoder
+    if configuration.kernels == "fused":
+        model = FusedDecoder(shape, configuration.lora, torch.bfloat16, GPU, length, recomputes)
+        frozen = model.frozen()
+    else:
+        model = build_model(shape, torch.bfloat16, length, recomputes)
+        add_adapters(model, configuration.lora)
+        model.to_empty(device=GPU)
+        model.fill_rotary_cache(GPU)
+        frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    with torch.no_grad():
+        for weight in frozen.values():
+            weight.fill_(1.0) if weight.dim() == 1 else weight.normal_(std=0.02)
+    initialise_adapters(model, 0)
+    return model.train()
+
+
+class Step:
+    """What the recipe does in a step, without its data and its reports."""
+
+    def __init__(self, model: CausalDecoder | FusedDecoder) -> None:
+        self.model = model
+        parameters = list(adapter_parameters(model).values())
+        self.gradients = AdapterGradients(parameters)
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    def run(self, batch: Batch) -> torch.Tensor:
+        """Do a step and return the mean loss, a scalar on the GPU."""
+        self.gradients.zero()
+        if isinstance(self.model, FusedDecoder):
+            self.model.begin_step()
+        loss: torch.Tensor = self.model(batch) / len(batch.targets)
+        loss.backward()
+        self.gradients.clip(1.0)
+        self.optimizer.step()
+        return loss.detach()
+
+
+def run_steps(step: Step, configuration: Configuration, shape: ModelShape) -> tuple[list[float], list[float]]:
+    """Return the seconds of each step after the warm-up, and the losses of all; nothing waits for the GPU before."""
+    count = WARM_UP_STEPS + configuration.steps
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    batches = [random_batch(configuration, shape.vocab_size, seed) for seed in range(count)]
+    losses = []
+    marks[0].record()
+    for number, batch in enumerate(batches):
+        losses.append(step.run(batch.to(GPU)))
+        marks[number + 1].record()
+    torch.cuda.synchronize()
+    seconds = [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
+    return seconds[WARM_UP_STEPS:], [loss.item() for loss in losses]
+
+
+def random_batch(configuration: Configuration, vocabulary: int, seed: int) -> Batch:
+    """Return rows of random tokens, all of them targets."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(configuration.batch):
+        lengths = np.array([configuration.length], np.int32)
+        if configuration.documents == "packed":
+            count = configuration.length // DOCUMENT_TOKENS
+            ends = np.sort(random.choice(np.arange(1, configuration.length), count - 1, replace=False))
+            lengths = np.diff(np.concatenate([[0], ends, [configuration.length]])).astype(np.int32)
+        tokens = random.integers(0, vocabulary, configuration.length, dtype=np.int32)
+        rows.append(Sequence(tokens, np.ones(configuration.length, np.bool_), lengths))
+    return make_batch(rows)
+
+
+class GpuWatch:
+    """Reads power and clock of the GPU ten times a second."""
+
+    def __enter__(self) -> "GpuWatch":
+        pynvml.nvmlInit()
+        self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._samples: list[tuple[float, float, float]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            self._samples.append(
+                (
+                    pynvml.nvmlDeviceGetPowerUsage(self._gpu) / 1000,
+                    pynvml.nvmlDeviceGetClockInfo(self._gpu, pynvml.NVML_CLOCK_SM),
+                    pynvml.nvmlDeviceGetTemperature(self._gpu, pynvml.NVML_TEMPERATURE_GPU),
+                )
+            )
+
+    def means(self) -> dict[str, int]:
+        """Return the means of the second half, as the GPU is warm by then."""
+        late = self._samples[len(self._samples) // 2 :] or [(0.0, 0.0, 0.0)]
+        names = ("power_watts", "clock_mhz", "temperature_celsius")
+        return {
+            name: round(statistics.mean(values)) for name, values in zip(names, zip(*late, strict=True), strict=True)
+        }
+
+
+def print_profile(step: Step, configuration: Configuration, shape: ModelShape) -> None:
+    """Print the kernels of one step, the longest first."""
+    batch = random_batch(configuration, shape.vocab_size, 99).to(GPU)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step.run(batch)
+        torch.cuda.synchronize()
+    averages = profile.key_averages()
+    total = sum(row.self_device_time_total for row in averages)
+    print(f"sum of kernel times: {total / 1000:.1f} ms, {sum(row.count for row in averages)} launches")
+    for row in sorted(averages, key=lambda row: -row.self_device_time_total)[:40]:
+        print(f"{row.self_device_time_total / 1000:8.2f} ms {row.count:5d} x {row.key[:110]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

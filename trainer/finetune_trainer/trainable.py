@@ -1,0 +1,101 @@
+"""The model that a job trains: plain or fused, sharded or whole, filled with the base model's weights."""
+
+from collections.abc import Iterable
+
+import torch
+
+from finetune_trainer.architecture import ModelShape
+from finetune_trainer.contract.job import TrainerJob
+from finetune_trainer.contract.paths import JobPaths
+from finetune_trainer.contract.spec import Kernels, Sharding, Training
+from finetune_trainer.contract.termination import PreparedReport
+from finetune_trainer.fused.decoder import FusedDecoder
+from finetune_trainer.gang import Place
+from finetune_trainer.lora import add_adapters, initialise_adapters
+from finetune_trainer.model import CausalDecoder, build_model, read_weights
+from finetune_trainer.planner import resolve_checkpointing
+from finetune_trainer.sharding import fill_model, fill_weights, make_mesh, shard_model
+
+TrainableModel = CausalDecoder | FusedDecoder
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+FLEX_ATTENTION_BLOCK_TOKENS = 128
+TENSOR_CORE_TOKENS = 8
+
+
+def build_trainable(
+    job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedReport, shape: ModelShape
+) -> TrainableModel:
+    """Build the model that was planned, on this process' device, with a new adapter.
+
+    Raises:
+        TrainerError: the weights cannot be read, or are those of another model.
+    """
+    training = job.spec.training
+    multiple = length_multiple(place.device.type, training)
+    max_length = -(-training.max_sequence_length // multiple) * multiple
+    recomputes = recomputes_activations(job, place, prepared, shape)
+    weights = read_weights(paths.shared / prepared.model_path, shape)
+    if prepared.kernels == Kernels.FUSED:
+        model = _build_fused(job, place, prepared, shape, max_length, recomputes, weights)
+    else:
+        model = _build_plain(job, place, prepared, shape, max_length, recomputes, weights)
+    initialise_adapters(model, training.seed)
+    return model.train()
+
+
+def _build_fused(
+    job: TrainerJob,
+    place: Place,
+    prepared: PreparedReport,
+    shape: ModelShape,
+    max_length: int,
+    recomputes: bool,
+    weights: Iterable[tuple[str, torch.Tensor]],
+) -> TrainableModel:
+    dtype = DTYPES[prepared.precision]
+    model = FusedDecoder(shape, job.spec.lora, dtype, place.device, max_length, recomputes)
+    fill_weights(model.frozen(), weights)
+    return model
+
+
+def _build_plain(
+    job: TrainerJob,
+    place: Place,
+    prepared: PreparedReport,
+    shape: ModelShape,
+    max_length: int,
+    recomputes: bool,
+    weights: Iterable[tuple[str, torch.Tensor]],
+) -> TrainableModel:
+    """Build it without memory, shard it, then fill in weights: no process ever holds more than its share."""
+    model = build_model(shape, DTYPES[prepared.precision], max_length, recomputes)
+    add_adapters(model, job.spec.lora)
+    mesh = make_mesh(Sharding(prepared.sharding), place.device.type, place.num_nodes, place.processes_per_node)
+    shard_model(model, mesh)
+    fill_model(model, weights, place.device)
+    model.fill_rotary_cache(place.device)
+    return model
+
+
+def recomputes_activations(job: TrainerJob, place: Place, prepared: PreparedReport, shape: ModelShape) -> bool:
+    """Say whether activations are computed again; where prepare left it open, this GPU's memory decides."""
+    if prepared.activation_checkpointing is not None:
+        return prepared.activation_checkpointing
+    memory_bytes = None
+    if place.device.type == "cuda":
+        memory_bytes = torch.cuda.get_device_properties(place.device).total_memory
+    return resolve_checkpointing(shape, job.spec, Sharding(prepared.sharding), memory_bytes) is not False
+
+
+def length_multiple(device_type: str, training: Training) -> int:
+    """Return what the length of a micro-batch is rounded up to, in tokens.
+
+    NB: torchtune compiles FlexAttention for each length it meets, and after eight of them PyTorch gives up and computes
+    all scores at once. Packed sequences are nearly full anyway, so on a GPU all of them get one length.
+    """
+    if device_type == "cpu":
+        return 1
+    if not training.packing:
+        return TENSOR_CORE_TOKENS
+    return -(-training.max_sequence_length // FLEX_ATTENTION_BLOCK_TOKENS) * FLEX_ATTENTION_BLOCK_TOKENS
