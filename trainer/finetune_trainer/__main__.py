@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer prepare|train JOB.yaml`: the same verbs in a pod and on a laptop."""
+"""`python -m finetune_trainer prepare|train|evaluate JOB.yaml`: the same verbs in a pod and on a laptop."""
 
 import argparse
 import logging
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
-    parser.add_argument("verb", choices=("prepare", "train"))
+    parser.add_argument("verb", choices=("prepare", "train", "evaluate"))
     parser.add_argument("job", type=Path, nargs="?", default=JOB_FILE, metavar="JOB.yaml", help="a FineTuneJob")
     parser.add_argument("--shared", type=Path, default=SHARED_MOUNT, help="directory that every node sees")
     parser.add_argument("--network", type=Path, help=f"directory for log files; {NETWORK_MOUNT} where it is mounted")
@@ -109,6 +109,10 @@ def _run_verb(options: argparse.Namespace, environment: Mapping[str, str]) -> Te
         trained, progress = train(job, paths, environment)
         message = f"trained {trained.steps} steps, loss {trained.first_loss:.4f} -> {trained.final_loss:.4f}"
         return TerminationMessage(reason=Reason.SUCCEEDED, message=message, trained=trained, progress=progress)
+    if options.verb == "evaluate":
+        from finetune_trainer.evaluate.stage import evaluate, termination_of
+
+        return termination_of(evaluate(job, paths, environment))
     from finetune_trainer.prepare import prepare
 
     prepared = prepare(job, paths, environment)

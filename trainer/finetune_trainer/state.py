@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from finetune_trainer.architecture import ModelShape
+from finetune_trainer.cache import write_atomically
 from finetune_trainer.checkpoint.background import BackgroundCheckpoints, Checkpoints, Written
 from finetune_trainer.checkpoint.content import (
     Checkpoint,
@@ -32,6 +33,7 @@ from finetune_trainer.gang import Place, broadcast
 from finetune_trainer.lora import adapter_parameters, from_peft, peft_config, to_peft
 from finetune_trainer.model import has_interleaved_rotary
 from finetune_trainer.sharding import AdapterGradients
+from finetune_trainer.storage import storage_errors
 
 # What may differ between a run and the one whose checkpoint it goes on from: none of it changes what a step computes.
 # batchSize and gradientAccumulation are held through the global batch.
@@ -152,13 +154,13 @@ class TrainingState:
         return describe(directory, self.paths.shared)
 
     def write_result(self) -> TrainedReport:
-        """Write the adapter as the run's result, and return what came out of the run.
+        """Write the adapter as the run's result, and the report of what came out of the run; return the report.
 
         Raises:
             TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
         """
         progress, losses = self.progress, self.progress.recent_losses
-        return TrainedReport(
+        report = TrainedReport(
             steps=progress.step,
             first_loss=progress.first_loss,
             final_loss=sum(losses) / len(losses),
@@ -167,6 +169,9 @@ class TrainingState:
             adapter_path=str(self.paths.adapter.relative_to(self.paths.shared)),
             adapter_digest=write_adapter(self.paths.adapter, *self._peft_adapter(dict(self._adapter))),
         )
+        with storage_errors(self.paths.trained):
+            write_atomically(self.paths.trained, report.model_dump_json(by_alias=True, indent=1))
+        return report
 
     def _peft_adapter(self, adapter: Tensors) -> tuple[Tensors, dict[str, Any]]:
         base_model, _, revision = self.prepared.model.partition("@")

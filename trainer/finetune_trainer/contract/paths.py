@@ -4,6 +4,7 @@
 <shared>/datasets/<digest>/                       tokenised and packed data, shared by every job of equal settings
 <shared>/jobs/<namespace>/<name>/<uid>/           what belongs to one job
     prepared.json                                 what prepare found and resolved
+    trained.json                                  what came out of the training
     checkpoints/step-<step>/                      adapter checkpoints
     adapter/                                      the result, in PEFT layout, with its model card
     evaluation/evaluation.json                    the scores of base and tuned model
@@ -57,6 +58,11 @@ class JobPaths:
     def prepared(self) -> Path:
         """What prepare found and resolved, as JSON."""
         return self.job / "prepared.json"
+
+    @property
+    def trained(self) -> Path:
+        """What came out of the training, as JSON."""
+        return self.job / "trained.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,6 +1,7 @@
 """Writing turns: prompts side by side, one token after the other, until each has ended."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 
 from finetune_trainer.inference.cache import KeyValueCache
 from finetune_trainer.inference.decoder import Decoder
+
+logger = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int32]  # [num_tokens]
 
@@ -32,19 +35,42 @@ class Written:
     ended: bool  # False: cut at max_new_tokens, or at the end of what the model can tell positions apart
 
 
-def generate(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing, batch_size: int) -> list[Written]:
-    """Write what follows each prompt. Prompts of like length are put into one batch.
+def generate(
+    decoder: Decoder,
+    prompts: Sequence[Tokens],
+    writing: Writing,
+    batch_size: int,
+    tell: Callable[[int], None] = lambda _: None,
+) -> list[Written]:
+    """Write what follows each prompt. Prompts of like length are put into one batch, the longest first.
+
+    A batch that does not fit the GPU's memory is tried again as two.
+
+    Args:
+        decoder: what writes.
+        prompts: tokens before each turn.
+        writing: how it writes.
+        batch_size: prompts at once.
+        tell: is told after each batch how many prompts are done.
 
     Raises:
         ValueError: a prompt is empty.
-        torch.OutOfMemoryError: a batch does not fit the GPU's memory.
+        torch.OutOfMemoryError: not even one prompt fits the GPU's memory.
     """
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     written: dict[int, Written] = {}
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = write_batch(decoder, [prompts[index] for index in indices], writing)
+    while len(written) < len(order):
+        indices = order[len(written) : len(written) + batch_size]
+        try:
+            batch = write_batch(decoder, [prompts[index] for index in indices], writing)
+        except torch.OutOfMemoryError:
+            if len(indices) == 1:
+                raise
+            batch_size = len(indices) // 2
+            logger.warning("%d turns at once do not fit the GPU's memory; trying %d", len(indices), batch_size)
+            continue
         written |= dict(zip(indices, batch, strict=True))
+        tell(len(written))
     return [written[index] for index in range(len(prompts))]
 
 
