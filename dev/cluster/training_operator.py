@@ -92,7 +92,7 @@ def _kustomization() -> str:
     files = {"name": "pytorch-init-container", "namespace": NAMESPACE, "files": ["initContainer.yaml"]}
     return json.dumps(
         {
-            "resources": [_relative_to_overlay(_module_directory() / "manifests" / "overlays" / "standalone")],
+            "resources": [_relative_to_overlay(module_directory() / "manifests" / "overlays" / "standalone")],
             "configMapGenerator": [files],
             "patches": [
                 {"target": {"kind": "Deployment", "name": "training-operator"}, "patch": json.dumps(patch)},
@@ -107,7 +107,7 @@ def _relative_to_overlay(directory: Path) -> str:
     return os.path.relpath(directory.resolve(), _OVERLAY.resolve())
 
 
-def _module_directory() -> Path:
+def module_directory() -> Path:
     """Return where Go keeps the module's sources, which its manifests are part of."""
     directory = TRAINING_OPERATOR.source
     download = ["go", "-C", str(directory), "mod", "download", "-json", MODULE]

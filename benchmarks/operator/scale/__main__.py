@@ -6,8 +6,13 @@ python -m benchmarks.operator.scale --jobs 1000 3000    and then 3,000, with the
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.operator.scale import report
@@ -17,9 +22,10 @@ from benchmarks.operator.scale.fake_cluster import running_fake_cluster
 from benchmarks.operator.scale.isolation import enter_own_network
 from benchmarks.operator.scale.measurements import Observer
 from benchmarks.operator.scale.operator_run import ENVIRONMENT, measure_quiet, measure_restart, requests_of
-from benchmarks.operator.scale.subjects import fine_tune_jobs
+from benchmarks.operator.scale.subjects import fine_tune_jobs, pytorch_jobs
+from benchmarks.operator.scale.training_operator import running_training_operator
 
-from dev.cluster.binaries import KWOK, ensure_built
+from dev.cluster.binaries import KWOK, TRAINING_OPERATOR, ensure_built
 from tests.integration.control_plane import ADMIN_TOKEN
 from tests.integration.operator_process import running_operator
 
@@ -50,6 +56,27 @@ async def measure_operator(directory: Path, num_jobs: int, arguments: argparse.N
     return report.OperatorFigures(single, burst, requests, quiet, restart, deletion)
 
 
+async def measure_training_operator(directory: Path, num_jobs: int) -> report.PeerFigures:
+    """Measure the training-operator on a cluster of its own: as many jobs of the same shape."""
+    subject = pytorch_jobs()
+    with running_fake_cluster(directory) as cluster, running_training_operator(cluster, directory) as process:
+        async with ApiServer.connect(cluster.plane.url, ADMIN_TOKEN) as api:
+            observer = Observer(api, subject, {**cluster.processes, subject.name: process.pid})
+            async with observer.watching():
+                timeout_seconds = 60 + num_jobs * _SECONDS_A_JOB
+                burst = await observer.burst(num_jobs, "burst", timeout_seconds)
+                await observer.until_settled()
+                deletion = await observer.delete_all(timeout_seconds)
+    return report.PeerFigures(burst, deletion)
+
+
+def machine_speed_seconds() -> float:
+    """Return what a fixed piece of work costs now: a shared machine is not always equally fast."""
+    started = time.process_time()
+    sum(number * number for number in range(5_000_000))
+    return time.process_time() - started
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,18 +85,43 @@ def main() -> None:
     parser.add_argument("--quiet-seconds", type=float, default=180, help="how long to listen for writes")
     parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep logs here")
+    parser.add_argument("--without-peer", action="store_true", help="leave the training-operator out")
     arguments = parser.parse_args()
-    enter_own_network("benchmarks.operator.scale")
     ensure_built(KWOK)
-    figures = []
+    if not arguments.without_peer:
+        ensure_built(TRAINING_OPERATOR)
+    enter_own_network("benchmarks.operator.scale")
+    documents = []
     for num_jobs in arguments.jobs:
-        with tempfile.TemporaryDirectory() as temporary:
-            directory = arguments.keep or Path(temporary)
-            directory.mkdir(parents=True, exist_ok=True)
-            figures.append(asyncio.run(measure_operator(directory, num_jobs, arguments)))
-        print(report.operator_text(figures[-1]), flush=True)
+        load, speed = os.getloadavg()[0], machine_speed_seconds()
+        print(f"# {num_jobs} jobs; load {load:.1f}, a fixed piece of work takes {speed:.2f} CPU s", flush=True)
+        with _run_directory(arguments.keep, f"operator-{num_jobs}") as directory:
+            figures = asyncio.run(measure_operator(directory, num_jobs, arguments))
+        print(report.operator_text(figures), flush=True)
+        documents.append(report.as_document(figures))
+        if arguments.without_peer:
+            continue
+        speed = machine_speed_seconds()
+        print(f"# the peer; load {os.getloadavg()[0]:.1f}, the work takes {speed:.2f} CPU s", flush=True)
+        with _run_directory(arguments.keep, f"peer-{num_jobs}") as directory:
+            peer = asyncio.run(measure_training_operator(directory, num_jobs))
+        print(report.peer_text(peer), flush=True)
+        documents.append(report.as_document(peer))
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps([report.as_document(found) for found in figures], indent=1))
+        arguments.output.write_text(json.dumps(documents, indent=1))
+
+
+@contextlib.contextmanager
+def _run_directory(keep: Path | None, name: str) -> Iterator[Path]:
+    """Make a fresh directory for the logs and the data of one run, which goes away unless it is to be kept."""
+    if keep is not None:
+        directory = keep / name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,14 @@ class OperatorFigures:
     deletion: Deletion
 
 
+@dataclass(frozen=True)
+class PeerFigures:
+    """What is measured of the training-operator."""
+
+    burst: Burst
+    deletion: Deletion
+
+
 def operator_text(figures: OperatorFigures) -> str:
     """Return the figures of this project's operator."""
     quiet, restart, deletion = figures.quiet, figures.restart, figures.deletion
@@ -37,10 +45,14 @@ def operator_text(figures: OperatorFigures) -> str:
             f"restart: ready after {restart.ready_seconds:.1f} s, settled after {restart.settled_seconds:.1f} s with "
             f"{restart.cpu_seconds:.1f} CPU s and {restart.num_writes} writes, "
             f"{restart.peak_memory_bytes / _MEBIBYTE:.0f} MiB",
-            f"deletion: jobs gone after {deletion.jobs_seconds:.1f} s, all they owned after "
-            f"{deletion.all_seconds:.1f} s, operator {deletion.cpu_seconds:.1f} CPU s",
+            _deletion_line(deletion),
         ]
     )
+
+
+def peer_text(figures: PeerFigures) -> str:
+    """Return the figures of the training-operator."""
+    return "\n".join([*burst_lines("training-operator", figures.burst), _deletion_line(figures.deletion)])
 
 
 def burst_lines(name: str, burst: Burst) -> list[str]:
@@ -56,12 +68,20 @@ def burst_lines(name: str, burst: Burst) -> list[str]:
     ]
 
 
-def as_document(figures: OperatorFigures) -> dict[str, Any]:
+def as_document(figures: OperatorFigures | PeerFigures) -> dict[str, Any]:
     """Return the figures as JSON can hold them."""
     document = asdict(figures)
-    document["requests"] = _by_name(figures.requests)
     document["burst"]["writes"] = _by_name(figures.burst.writes)
+    if isinstance(figures, OperatorFigures):
+        document["requests"] = _by_name(figures.requests)
     return document
+
+
+def _deletion_line(deletion: Deletion) -> str:
+    return (
+        f"deletion: jobs gone after {deletion.jobs_seconds:.1f} s, all they owned after {deletion.all_seconds:.1f} s, "
+        f"operator {deletion.cpu_seconds:.1f} CPU s"
+    )
 
 
 def _milestones(reached: Mapping[str, Reached]) -> list[str]:
