@@ -115,9 +115,9 @@ def module_directory() -> Path:
     return Path(json.loads(output_of(PART, download, advice=advice))["Dir"])
 
 
-# The init container of a worker, which waits until the master's name resolves. NB: the training-operator's own template
-# names an image of a public registry, and has no securityContext, so that namespaces of the `restricted` Pod Security
-# Standard refuse every worker.
+# The init container of a worker, which waits until the master's name resolves; busybox looks in no search domain by
+# itself. NB: the training-operator's own template names an image of a public registry, and has no securityContext, so
+# that namespaces of the `restricted` Pod Security Standard refuse every worker.
 _INIT_CONTAINER = f"""\
 - name: init-pytorch
   image: {TINY_IMAGE}
@@ -128,5 +128,13 @@ _INIT_CONTAINER = f"""\
   command:
   - sh
   - -c
-  - i=0; until nslookup {{{{.MasterAddr}}}}; do i=$((i + 1)); [ $i -lt {{{{.MaxTries}}}} ] || exit 1; sleep 2; done
+  - |
+    set -- $(cat /etc/resolv.conf)
+    until [ $1 = search ]; do shift; done
+    i=0
+    until nslookup {{{{.MasterAddr}}}}.$2; do
+      i=$((i + 1))
+      [ $i -lt {{{{.MaxTries}}}} ] || exit 1
+      sleep 2
+    done
 """
