@@ -114,9 +114,10 @@ def _holds_nodes(job: JobSeen) -> bool:
 def abandoned_pods(look: Look) -> tuple[Child, ...]:
     """Return the pods that were told to go and have outstayed their time on nodes that do not answer."""
     allowed = timedelta(seconds=look.timing.force_delete_seconds)
+    preparing = look.observed.prepare.pods if look.observed.prepare is not None else ()
     return tuple(
         pod.child
-        for pod in look.observed.unanswered_pods
+        for pod in (*preparing, *look.observed.training_pods)
         if pod.unanswered_since is not None and look.now >= pod.unanswered_since + allowed
     )
 

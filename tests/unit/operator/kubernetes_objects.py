@@ -145,6 +145,7 @@ TRAINED: Body = {
     "adapterDigest": "sha256:00ff",
 }
 PREPARED_MESSAGE: Body = {"reason": "Succeeded", "message": "prepared", "prepared": PREPARED}
+DONE_MESSAGE: Body = {"reason": "Succeeded", "message": "done"}
 TRAINED_MESSAGE: Body = {"reason": "Succeeded", "message": "trained", "trained": TRAINED}
 
 

@@ -15,7 +15,7 @@ from finetune_operator.plan import make_plan
 from finetune_operator.progress import Heard
 from finetune_operator.reconcile import status_document
 from finetune_operator.store import ObjectKey, object_key
-from tests.factories import SETTINGS, UID, manifest
+from tests.factories import SETTINGS, UID, manifest, merged
 from tests.unit.operator import kubernetes_objects as objects
 
 Body = dict[str, Any]
@@ -38,6 +38,10 @@ class World:
         self.obstacle: Trouble | None = None
         self.events: list[JobEvent] = []
         self.versions = 0
+        self.lingers = False
+        """Whether what is deleted stays until `let_go`, as pods do that write a checkpoint."""
+        self.deleted = False
+        """Whether the operator has deleted the job itself."""
 
     @property
     def status(self) -> FineTuneJobStatus:
@@ -55,15 +59,24 @@ class World:
         observed = observe.observe(UID, children, self.warnings, self.now, obstacle=self.obstacle)
         return decide(plan, observed, self.now, TIMING, self.heard)
 
-    def step(self) -> Decision:
-        """Decide once and carry it out."""
+    def step(self, killed_after: str | None = None) -> Decision:
+        """Decide once and carry it out, or only a part of it: the operator is killed after it `made` or `told`."""
         decision = self.decide()
         for applied in decision.apply:
             self.put(self.stored(applied))
-        for child in decision.delete:
-            self.remove(child.key)
+        if killed_after == "made":
+            return decision
         self.events += events_between(self.status, decision.status)
         self.body = self.body | {"status": status_document(decision.status)}
+        if killed_after == "told":
+            return decision
+        for child in decision.delete:
+            self.ask_to_leave(child.key)
+        for child in decision.force:
+            self.remove(child.key)
+        self.deleted = self.deleted or decision.delete_job
+        if not self.lingers:
+            self.let_go()
         return decision
 
     def settle(self) -> Decision:
@@ -98,6 +111,29 @@ class World:
         for owned in self.owned_by(removed):
             self.objects.pop(object_key(owned))
 
+    def ask_to_leave(self, key: ObjectKey) -> None:
+        """Ask for the deletion of an object, and of the pods that it owns first."""
+        body = self.objects[key]
+        for leaving in (body, *self.owned_by(body)):
+            leaving["metadata"].setdefault("deletionTimestamp", self.now.isoformat())
+
+    def let_go(self) -> None:
+        """Remove what was to be deleted and owns nothing any more, as the garbage collector does."""
+        leaving = [key for key, body in self.objects.items() if "deletionTimestamp" in body["metadata"]]
+        for key in sorted(leaving, key=lambda key: key.kind != "Pod"):
+            if key in self.objects and not self.owned_by(self.objects[key]):
+                del self.objects[key]
+
+    def suspend(self, suspended: bool) -> None:
+        self.change_spec({"suspend": suspended})
+
+    def change_spec(self, patch: Mapping[str, Any]) -> None:
+        metadata = self.body["metadata"]
+        self.body = self.body | {
+            "spec": merged(self.body["spec"], patch),
+            "metadata": metadata | {"generation": metadata["generation"] + 1},
+        }
+
     def delete(self, kind: str, name: str) -> None:
         self.remove(ObjectKey(kind, name))
 
@@ -121,13 +157,16 @@ class World:
     def make_pods(self, stage: str) -> list[Body]:
         """Play the Job controller: a pod for each completion."""
         for job in self.jobs(stage):
-            for index in range(job["spec"].get("completions", 1)):
-                name = f"{job['metadata']['name']}-{index}-x"
-                if ObjectKey("Pod", name) not in self.objects:
-                    pod = self.stored(objects.pod(name, owner_uid=job["metadata"]["uid"]))
-                    pod["metadata"]["labels"] = dict(job["metadata"]["labels"])
-                    self.put(pod)
+            self.make_pods_of(job)
         return self.pods(stage)
+
+    def make_pods_of(self, job: Body) -> None:
+        for index in range(job["spec"].get("completions", 1)):
+            name = f"{job['metadata']['name']}-{index}-x"
+            if ObjectKey("Pod", name) not in self.objects:
+                pod = self.stored(objects.pod(name, owner_uid=job["metadata"]["uid"]))
+                pod["metadata"]["labels"] = dict(job["metadata"]["labels"])
+                self.put(pod)
 
     def pods(self, stage: str) -> list[Body]:
         return [
