@@ -147,6 +147,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"storage": {"shared": {"claimName": "models", "size": None}}},
         "spec.storage.shared",
     ),
+    "an affinity that a pod's spec does not have": (
+        {"compute": {"affinity": {"gpuAffinity": {}}}},
+        "spec.compute.affinity.gpuAffinity",
+    ),
+    "a preference of no weight": (
+        {
+            "compute": {
+                "affinity": {
+                    "nodeAffinity": {
+                        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 0, "preference": {}}]
+                    }
+                }
+            }
+        },
+        "spec.compute.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight",
+    ),
     "a size of nothing": ({"storage": {"shared": {"size": "0Gi"}}}, "spec.storage.shared.size"),
     "a size without sense": ({"storage": {"network": {"size": "2 TB"}}}, "spec.storage.network.size"),
     "a network disk without a size": ({"storage": {"network": {}}}, "spec.storage.network"),

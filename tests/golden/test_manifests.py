@@ -61,6 +61,14 @@ CASES = {
                 "resources": {"requests": {"cpu": "64", "memory": "512Gi"}, "limits": {"memory": "1Ti"}},
                 "nodeSelector": {"gpu": "h100"},
                 "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+                "priorityClassName": "training",
+                "affinity": {
+                    "podAntiAffinity": {
+                        "preferredDuringSchedulingIgnoredDuringExecution": [
+                            {"weight": 10, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                        ]
+                    }
+                },
                 "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
             },
             "secretName": "tokens",

@@ -110,7 +110,7 @@ def test_a_job_goes_from_apply_to_its_result_with_progress_read_from_rank_0(
 def test_a_failed_gang_is_taken_down_and_the_cause_is_told_once(operator: OperatorProcess, namespace: Kubectl) -> None:
     _bring_to(namespace, "diverges", "failed")
     job = namespace.job("diverges")
-    assert job.condition("Failed")["message"] == "loss is NaN at step 3"
+    assert job.condition("Failed")["message"].startswith("loss is NaN at step 3. Seen: pod diverges-a1-worker-0-")
     namespace.wait_until(
         "the leader's Job is gone and the failed worker's is kept",
         lambda: [j["metadata"]["name"] for j in namespace.items("jobs", TRAIN)] == ["diverges-a1-worker"],

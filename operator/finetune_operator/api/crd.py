@@ -6,6 +6,7 @@ https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resou
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import yaml
@@ -119,7 +120,8 @@ def structural_schema(model: type[BaseModel]) -> Schema:
 
 def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
     schema = _resolved(schema, definitions)
-    result: Schema = {key: schema[key] for key in SHARED_KEYWORDS if key in schema}
+    # Copied: YAML would write what stands in two places as an anchor and a reference to it.
+    result: Schema = {key: deepcopy(schema[key]) for key in SHARED_KEYWORDS if key in schema}
     if result.get("x-kubernetes-int-or-string"):
         del result["type"]
         result["anyOf"] = [{"type": "integer"}, {"type": "string"}]

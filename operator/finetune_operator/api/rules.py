@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from finetune_operator import names
+from finetune_operator.api.placement import LABEL_KEY_PATTERN, Toleration
 from finetune_operator.api.spec import (
-    LABEL_KEY_PATTERN,
     LIMIT_PATTERN,
     LIMIT_RULE,
     REQUEST_PATTERN,
@@ -26,7 +26,6 @@ from finetune_operator.api.spec import (
     NetworkStorage,
     Resources,
     SharedStorage,
-    Toleration,
 )
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
 from finetune_trainer.contract.outcome import Evaluation, Gate

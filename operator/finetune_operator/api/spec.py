@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from finetune_operator.api.placement import LABEL_KEY_PATTERN, Affinity, LabelValue, Toleration
 from finetune_operator.quantity import QUANTITY_PATTERN, quantity_value
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
 from finetune_trainer.contract.group import SpecModel
@@ -27,9 +28,6 @@ LIMIT_PATTERN = (
     r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9_.]*)$"
 )
 LIMIT_RULE = "limits are of cpu, memory, ephemeral-storage, hugepages-<size> or <vendor>/<name>"
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
-LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
-LabelValue = Annotated[str, Field(pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$", max_length=63)]
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 ObjectName = Annotated[
     str,
@@ -62,48 +60,6 @@ class EnvironmentVariable(SpecModel):
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253, description="Name of the variable.")
     value: str = Field(default="", max_length=32768, description="Its value.")
-
-
-class TolerationOperator(StrEnum):
-    """How a toleration is compared with a taint."""
-
-    EXISTS = "Exists"
-    EQUAL = "Equal"
-
-
-class TaintEffect(StrEnum):
-    """What a taint does to pods that do not tolerate it."""
-
-    NO_SCHEDULE = "NoSchedule"
-    PREFER_NO_SCHEDULE = "PreferNoSchedule"
-    NO_EXECUTE = "NoExecute"
-
-
-class Toleration(SpecModel):
-    """A Kubernetes toleration; GPU nodes are often tainted."""
-
-    key: str | None = Field(
-        default=None,
-        max_length=317,
-        pattern=f"^$|{LABEL_KEY_PATTERN}",
-        description="Taint key; empty with operator Exists is all.",
-    )
-    operator: TolerationOperator | None = Field(default=None, description="`Exists` or `Equal`, which is the default.")
-    value: LabelValue | None = Field(default=None, description="Taint value.")
-    effect: TaintEffect | None = Field(default=None, description="Effect that is tolerated; empty is all.")
-    toleration_seconds: int | None = Field(
-        default=None, ge=0, le=2**31 - 1, description="How long a NoExecute taint is tolerated, in seconds."
-    )
-
-    @model_validator(mode="after")
-    def _fields_fit_together(self) -> Self:
-        if self.operator is TolerationOperator.EXISTS and self.value:
-            raise ValueError("with operator Exists leave value out")
-        if not self.key and self.operator is not TolerationOperator.EXISTS:
-            raise ValueError("without a key set operator to Exists")
-        if self.toleration_seconds is not None and self.effect is not TaintEffect.NO_EXECUTE:
-            raise ValueError("tolerationSeconds is for effect NoExecute")
-        return self
 
 
 def _checked_names(amounts: dict[str, str], pattern: str, rule: str) -> dict[str, str]:
@@ -180,6 +136,9 @@ class Compute(TrainerCompute):
         default_factory=dict, max_length=64, description="Labels that a node must have; preparing runs there too."
     )
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")
+    affinity: Affinity | None = Field(
+        default=None, description="Where pods would rather be, or must be; preparing too. As in a pod's own spec."
+    )
     priority_class_name: ObjectName | None = Field(
         default=None, description="PriorityClass of the pods; the cluster's default when not set."
     )

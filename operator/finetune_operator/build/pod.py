@@ -101,6 +101,7 @@ def _placement(plan: Plan) -> Manifest:
         "imagePullSecrets": [{"name": name} for name in compute.image_pull_secrets],
         "nodeSelector": dict(compute.node_selector),
         "tolerations": [*(_wire(toleration) for toleration in compute.tolerations), *_node_loss_tolerations(plan)],
+        "affinity": compute.affinity and _wire(compute.affinity),
         "priorityClassName": compute.priority_class_name,
     }
     return {name: value for name, value in wanted.items() if value}
@@ -126,7 +127,7 @@ def _node_loss_tolerations(plan: Plan) -> list[Manifest]:
 
 
 def _wire(model: SpecModel) -> Manifest:
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return model.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def _arguments(verb: str, mounts: Sequence[Disk]) -> list[str]:

@@ -21,7 +21,7 @@ CLUSTER_FIELDS = frozenset({"storage", "secretName", "runPolicy", "suspend"})
 CLUSTER_COMPUTE_FIELDS = frozenset(
     {
         *("backend", "image", "imagePullPolicy", "imagePullSecrets", "resources", "env"),
-        *("nodeSelector", "tolerations", "priorityClassName", "rdma"),
+        *("nodeSelector", "tolerations", "affinity", "priorityClassName", "rdma"),
     }
 )
 

@@ -11,6 +11,26 @@ from tests.factories import SETTINGS, make_job_plan
 from tests.unit.operator.build.views import container_of, environment_of, pod_of
 
 DISK = {"network": {"size": "1Gi"}}
+AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "gpu.example/memory", "operator": "Gt", "values": ["80"]}]}
+            ]
+        }
+    },
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 10,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": {"app": "inference"}},
+                },
+            }
+        ]
+    },
+}
 JOBS: dict[str, dict[str, Any]] = {
     "one GPU": {},
     "a gang with a network disk": {"compute": {"nodes": 4, "gpusPerNode": 8}, "storage": DISK},
@@ -22,6 +42,7 @@ JOBS: dict[str, dict[str, Any]] = {
             "nodeSelector": {"gpu": "h100"},
             "tolerations": [{"operator": "Exists"}],
             "priorityClassName": "high",
+            "affinity": AFFINITY,
             "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
         },
         "secretName": "tokens",
@@ -100,6 +121,7 @@ def test_every_pod_of_a_job_is_placed_as_its_user_says() -> None:
         assert pod["nodeSelector"] == {"gpu": "h100"}
         assert pod["tolerations"][0] == {"operator": "Exists"}
         assert pod["priorityClassName"] == "high"
+        assert pod["affinity"] == AFFINITY
         assert pod["imagePullSecrets"] == [{"name": "registry"}]
         assert environment_of(pod)["NCCL_DEBUG"] == "INFO"
 
