@@ -133,8 +133,8 @@ def _tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
-def write_tokenizer(directory: Path, chat_template: str | None = CHATML) -> None:
-    """Write a byte-level tokenizer with a chat template into a directory."""
+def write_tokenizer(directory: Path, chat_template: str | None = CHATML, special_tokens: tuple[str, ...] = ()) -> None:
+    """Write a byte-level tokenizer with a chat template into a directory, with more special tokens where wanted."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
     config = {
@@ -142,6 +142,7 @@ def write_tokenizer(directory: Path, chat_template: str | None = CHATML) -> None
         "eos_token": "</s>",
         "chat_template": chat_template,
         "tokenizer_class": "LlamaTokenizer",
+        "additional_special_tokens": list(special_tokens),
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 

@@ -101,8 +101,10 @@ def test_a_job_on_the_hub_is_prepared_and_a_second_one_downloads_nothing(server:
     assert message.prepared is not None
     num_rows = len((SAMPLES / "function-calling-hermes.jsonl").read_text().splitlines())
     [dataset] = message.prepared.datasets
-    assert (dataset.name, dataset.rows_read, dataset.rows_kept, dataset.dropped) == (DATASET, num_rows, num_rows, {})
-    assert message.message.startswith(f"prepared {num_rows} of {num_rows} rows: ")
+    assert (dataset.name, dataset.rows_read, dataset.dropped) == (DATASET, num_rows, {})
+    assert dataset.rows_held_out > 0
+    assert dataset.rows_kept + dataset.rows_held_out == num_rows
+    assert message.message.startswith(f"prepared {dataset.rows_kept} of {num_rows} rows")
     assert message.prepared.model.startswith(f"{MODEL}@")
 
 

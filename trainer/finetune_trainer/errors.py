@@ -26,10 +26,13 @@ class TrainerError(Exception):
         checkpoint: str | None = None,
         progress: ProgressReport | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # both, so that it can be sent from one process to another
         self.reason = reason
         self.message = message
         self.rank = rank
         self.step = step
         self.checkpoint = checkpoint
         self.progress = progress
+
+    def __str__(self) -> str:
+        return self.message

@@ -19,9 +19,10 @@ from finetune_trainer.contract.spec import Dataset, HuggingFaceDataset, TrainerS
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.data import packed
 from finetune_trainer.data.build import Source, build_data
+from finetune_trainer.data.page import render_page
 from finetune_trainer.data.read import find_files
 from finetune_trainer.data.render import Renderer
-from finetune_trainer.data.report import REPORT_FILE, DataReport
+from finetune_trainer.data.report import REPORT_FILE, DataReport, describe
 from finetune_trainer.data.rows import RowWork
 from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
@@ -70,7 +71,9 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
             trained_tokens=data.trained_tokens,
             sequences=data.sequences,
             truncated_conversations=data.truncated_conversations,
-            preflight=data.preflight,
+            preflight=data.preflight.model_copy(
+                update={"report_path": str(paths.report_page.relative_to(paths.shared))}
+            ),
             world_size=spec.compute.world_size,
             global_batch=spec.global_batch,
             steps_per_epoch=plan.steps.steps_per_epoch,
@@ -83,6 +86,8 @@ def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) ->
             estimated_memory_bytes=plan.memory.total,
             notes=(*data.notes, *plan.notes),
         )
+        cache.write_atomically(paths.report, data.model_dump_json(by_alias=True, indent=1))
+        cache.write_atomically(paths.report_page, render_page(data, f"{job.namespace}/{job.name}", model_name))
         cache.write_atomically(paths.prepared, report.model_dump_json(by_alias=True, indent=1))
     _log_plan(report, plan)
     return report
@@ -160,7 +165,10 @@ def prepare_data(
                 cache.publish(entry)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    return entry, DataReport.model_validate_json((entry / REPORT_FILE).read_text(encoding="utf-8"))
+    report = DataReport.model_validate_json((entry / REPORT_FILE).read_text(encoding="utf-8"))
+    for line in describe(report):
+        logger.info("%s", line)
+    return entry, report
 
 
 def _holdout_share(spec: TrainerSpec) -> float:

@@ -5,6 +5,7 @@
 <shared>/jobs/<namespace>/<name>/<uid>/           what belongs to one job
     prepared.json                                 what prepare found and resolved
     trained.json                                  what came out of the training
+    report.json  report.html                      what the data is like, for programs and for people
     checkpoints/step-<step>/                      adapter checkpoints
     adapter/                                      the result, in PEFT layout, with its model card
     evaluation/evaluation.json                    the scores of base and tuned model
@@ -63,6 +64,16 @@ class JobPaths:
     def trained(self) -> Path:
         """What came out of the training, as JSON."""
         return self.job / "trained.json"
+
+    @property
+    def report(self) -> Path:
+        """What the data is like, as JSON."""
+        return self.job / "report.json"
+
+    @property
+    def report_page(self) -> Path:
+        """What the data is like, as a page."""
+        return self.job / "report.html"
 
     @property
     def checkpoints(self) -> Path:

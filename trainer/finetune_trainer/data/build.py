@@ -23,7 +23,7 @@ from finetune_trainer.data.packing import pack
 from finetune_trainer.data.parallel import Workers, workers
 from finetune_trainer.data.read import Row, read_rows
 from finetune_trainer.data.render import Document, Renderer
-from finetune_trainer.data.report import REPORT_FILE, DataReport, RowCount, Segment, Statistics, describe
+from finetune_trainer.data.report import REPORT_FILE, DataReport, RowCount, Segment, Statistics
 from finetune_trainer.data.rows import NOT_DRAWN, Outcome, RowWork
 from finetune_trainer.data.split import num_repetitions
 from finetune_trainer.errors import TrainerError
@@ -100,8 +100,6 @@ def build_data(
     _write_held_out(findings, work.training, directory)
     report = _report(sources, work, findings, packed)
     (directory / REPORT_FILE).write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
-    for line in describe(report):
-        logger.info("%s", line)
     return report
 
 

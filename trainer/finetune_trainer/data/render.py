@@ -8,7 +8,7 @@ token that ends the turn.
 import json
 import re
 from bisect import bisect_left
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -120,7 +120,8 @@ class Renderer:
     def _mark_in_calls(self, calls: tuple[ToolCall, ...]) -> re.Match[str] | None:
         if not calls:
             return None
-        return self._turn_mark.search(json.dumps([asdict(call) for call in calls], ensure_ascii=False))
+        words = [(call.name, call.arguments) for call in calls]
+        return self._turn_mark.search(json.dumps(words, ensure_ascii=False))
 
     def _mark_at_once(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText] | None:
         """Render once and look for the openings of the assistant's turns; None where that cannot be relied on.

@@ -6,7 +6,6 @@ whichever other data sets there are, and however often it is repeated.
 
 import hashlib
 import json
-from dataclasses import asdict
 
 from finetune_trainer.data.conversation import Conversation
 
@@ -19,7 +18,14 @@ def fingerprint(conversation: Conversation) -> int:
     The tools do not count: a row that was repeated with its tools in another order must not be scored when its twin
     was trained on.
     """
-    turns = [asdict(message) for message in conversation.messages]
+    turns = [
+        {
+            "role": message.role,
+            "content": message.content,
+            "tool_calls": [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls],
+        }
+        for message in conversation.messages
+    ]
     text = json.dumps(turns, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:8], "big")
 
