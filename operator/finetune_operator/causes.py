@@ -45,8 +45,8 @@ _PREPARE_REMEDIES = {
 # had restarted (its unknownExitReason). ContainerReasonStatusUnknown:
 # https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/kubelet/container/runtime.go
 _LOST_CONTAINERS = frozenset({"ContainerStatusUnknown", "Unknown"})
-# What the trainer says when something else made it end.
-_CONSEQUENCES = frozenset({Reason.COLLECTIVE_FAILED, Reason.TERMINATED})
+# What the trainer says when something else made it end, of which Kubernetes may know more.
+_CONSEQUENCES = frozenset({Reason.COLLECTIVE_FAILED, Reason.TERMINATED, Reason.KILLED})
 _LOG_TAIL_CHARACTERS = 600
 _SIGNAL_BASE = 128  # exit code of a process that a signal killed: this plus the signal's number
 

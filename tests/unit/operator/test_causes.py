@@ -71,6 +71,11 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
         "Preempted",
         "higher priority",
     ),
+    "a rank was killed for memory, and its agent could still say so": (
+        objects.ended(objects.failure_message("Killed", "process 1 was killed by SIGKILL"), 1, reason="OOMKilled"),
+        "OOMKilled",
+        "Raise memory",
+    ),
     "its node lost the container, as after a restart": (
         objects.ended("The container could not be located", exit_code=137, reason="ContainerStatusUnknown"),
         "NodeLost",
