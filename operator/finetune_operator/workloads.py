@@ -214,11 +214,16 @@ def state_of(job: Body) -> JobState:
 
 
 def _state_by_its_pods(job: Body, pods: Sequence[PodSeen]) -> JobState:
-    """Return where it stands; a PyTorchJob says that it is done when its master is, so the others are counted here."""
+    """Return where it stands; a PyTorchJob says that it is done when its master is, so the others are counted here.
+
+    Its workers are deleted as soon as it says so, and that they are gone may be seen before.
+    """
     state = state_of(job)
-    if not back_ends.is_pytorch_job(job) or state is not JobState.SUCCEEDED or _has_trained(pods):
+    if not back_ends.is_pytorch_job(job) or state is JobState.FAILED:
         return state
-    if not all(pod.ended for pod in pods):
+    if _has_trained(pods):
+        return JobState.SUCCEEDED
+    if state is JobState.ACTIVE or not all(pod.ended for pod in pods):
         return JobState.ACTIVE
     return JobState.SUCCEEDED if len(pods) >= back_ends.num_pods(job) else JobState.FAILED
 

@@ -71,6 +71,11 @@ def test_it_is_done_when_its_master_has_reported_an_adapter_and_the_worker_was_t
     assert (job.state, job.pods_lag_behind) == (JobState.SUCCEEDED, False)
 
 
+def test_it_is_done_when_its_worker_was_taken_away_and_its_success_is_not_seen_yet() -> None:
+    job = seen(*gang("Running", master=objects.ended(objects.TRAINED_MESSAGE)))
+    assert job.state is JobState.SUCCEEDED
+
+
 def test_one_that_failed_says_so_whatever_it_said_afterwards() -> None:
     job = seen(*gang("Failed", "Running", master=objects.running(), worker=objects.running()))
     assert job.state is JobState.FAILED
