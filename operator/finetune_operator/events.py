@@ -6,7 +6,7 @@ Pure. An Event follows from a difference, so each is told once, whoever asks aga
 from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_operator.api.status import Condition, FineTuneJobStatus
+from finetune_operator.api.status import Condition, ConditionType, FineTuneJobStatus
 from finetune_operator.names import ConditionReason
 
 _MAX_NOTE_CHARACTERS = 1024  # an Event's note may not be longer
@@ -53,6 +53,8 @@ def _of_conditions(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[JobE
     changed = [
         condition for condition in new.conditions if before.get(condition.type) != (condition.status, condition.reason)
     ]
+    # That a job was resumed comes before what it does then.
+    changed.sort(key=lambda condition: condition.type is not ConditionType.SUSPENDED)
     # Running=False and Failed=True of the same cause are one piece of news.
     told = {(condition.reason, condition.message): _event(condition) for condition in changed}
     return tuple(told.values())

@@ -129,11 +129,10 @@ def starting(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) -
     return _told(status, moment, phase, told.reason, {ConditionType.RUNNING: (_FALSE, told)})
 
 
-def running(status: FineTuneJobStatus, moment: Moment, num_pods: int) -> FineTuneJobStatus:
-    """Tell that all pods of the gang run."""
-    told = Trouble(
-        ConditionReason.RUNNING, "The training pod runs." if num_pods == 1 else f"All {num_pods} training pods run."
-    )
+def running(status: FineTuneJobStatus, moment: Moment, num_pods: int, but: str = "") -> FineTuneJobStatus:
+    """Tell that all pods of the gang run, and what a person should know besides."""
+    runs = "The training pod runs." if num_pods == 1 else f"All {num_pods} training pods run."
+    told = Trouble(ConditionReason.RUNNING, f"{runs} {but}".strip())
     return _told(status, moment, Phase.RUNNING, told.reason, {ConditionType.RUNNING: (_TRUE, told)})
 
 

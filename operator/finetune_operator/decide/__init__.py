@@ -6,8 +6,9 @@ or a deleted child needs no code of its own. Deciding again on what a decision h
     accepted -> prepare Job -> attempt 1: a gang -> succeeded | failed
                             `-> attempt 2 ...     (from the last checkpoint, when attempt 1 broke off)
 
-`job` is the story, with `suspend` beside it; `prepare` and `train` are its stages; `attempts` says what follows from a
-failure; `children` what to make and what is in the way; `decision` what goes in and what comes out.
+`job` is the story, with `suspend` beside it; `prepare` and `train` are its stages. `ending` knows how an attempt ends,
+`failures` why, and `attempts` what follows; `children` what to make and what is in the way; `decision` what goes in and
+what comes out.
 
 What was decided before stands in the status alone. An attempt's objects have its number in their names, so those that
 were made before the operator was stopped, and before it could tell so, are found again.

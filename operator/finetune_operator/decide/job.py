@@ -10,9 +10,10 @@ from finetune_operator.api.status import ConditionStatus, ConditionType, FineTun
 from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look, Timing
+from finetune_operator.decide.ending import break_off, end_of_attempt
 from finetune_operator.decide.prepare import prepare
 from finetune_operator.decide.suspend import suspend
-from finetune_operator.decide.train import break_off, end_of_attempt, train
+from finetune_operator.decide.train import train
 from finetune_operator.names import ConditionReason
 from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan

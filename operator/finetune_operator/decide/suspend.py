@@ -5,8 +5,8 @@ from finetune_operator.api.status import ConditionStatus, ConditionType, FineTun
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import under_way
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
+from finetune_operator.decide.ending import end_of_attempt, with_last_word
 from finetune_operator.decide.prepare import report_of
-from finetune_operator.decide.train import end_of_attempt, with_last_word
 
 
 def suspend(look: Look, status: FineTuneJobStatus) -> Decision:
