@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -54,7 +55,9 @@ def read_run(paths: JobPaths) -> Finished:
     )
 
 
-def prepare(root: Path, accumulation: int, compute: dict[str, Any]) -> tuple[TrainerJob, JobPaths]:
+def prepare(
+    root: Path, accumulation: int, compute: dict[str, Any], **groups: dict[str, Any]
+) -> tuple[TrainerJob, JobPaths]:
     training = {
         "epochs": 2,
         "batchSize": 1,
@@ -65,7 +68,7 @@ def prepare(root: Path, accumulation: int, compute: dict[str, Any]) -> tuple[Tra
     }
     # Dropout and packing are on: both have to come out the same wherever a sequence is computed.
     lora = {"rank": 4, "alpha": 8, "dropout": 0.1}
-    return prepare_tiny_job(root, training=training, lora=lora, compute={"device": "cpu"} | compute)
+    return prepare_tiny_job(root, training=training, lora=lora, compute={"device": "cpu"} | compute, **groups)
 
 
 @pytest.fixture(scope="module")
@@ -289,3 +292,34 @@ def test_a_node_that_waits_for_the_others_in_vain_is_stopped_at_once(tmp_path: P
     message = node.end()
     assert (message.reason, message.message) == (Reason.TERMINATED, "stopped by SIGTERM before it was done")
     assert time.monotonic() - started < 2
+
+
+# The gang that takes a checkpoint inside the first epoch, and the one that goes on from it: sharding and processes.
+CHANGES_OF_GANG = {
+    "two processes with a shard each, then one": (("full", 2), ("replicate", 1)),
+    "one process, then two with a shard each": (("replicate", 1), ("full", 2)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_GANG)
+def test_a_run_goes_on_in_another_gang_with_the_loss_curve_of_one_that_never_stopped(
+    change: str, alone: Finished, tmp_path: Path
+) -> None:
+    def train(sharding: str, num_processes: int) -> JobPaths:
+        compute = {"sharding": sharding, "processesPerNode": num_processes}
+        job, paths = prepare(tmp_path, 8 // num_processes, compute, checkpoint={"everySteps": 1, "keep": 9})
+        store = tmp_path / f"store-{num_processes}"
+        run = (num_processes, store, [(job, paths, num_processes)])
+        torch.multiprocessing.spawn(train_in_process, run, nprocs=num_processes)
+        return paths
+
+    before, after = CHANGES_OF_GANG[change]
+    paths = train(*before)
+    for step in (2, 3, 4):
+        shutil.rmtree(paths.checkpoints / f"step-{step}")
+    train(*after)
+    assert "resuming at step 1 of 4" in (paths.logs / "training.log").read_text()
+    resumed = read_run(paths)
+    assert resumed.losses == pytest.approx(alone.losses, rel=1e-6)
+    for name, expected in alone.adapter.items():
+        torch.testing.assert_close(resumed.adapter[name], expected, rtol=1e-3, atol=1e-4)
