@@ -6,13 +6,12 @@ torchrun passes on an exit code only, so each process writes its error to a file
 import json
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
@@ -20,12 +19,17 @@ from finetune_trainer.errors import TrainerError
 PROGRESS_FILE = "progress.json"
 
 
-def explain(error: Exception, job: TrainerJob) -> TrainerError:
-    """Find the reason of an error, and what to do about it."""
+def explain(error: Exception, advise_on_memory: Callable[[], str]) -> TrainerError:
+    """Find the reason of an error, and what to do about it.
+
+    Args:
+        error: what ended the process.
+        advise_on_memory: says what to change when it was a GPU's memory.
+    """
     if isinstance(error, TrainerError):
         return error
     if isinstance(error, torch.OutOfMemoryError):
-        return TrainerError(Reason.OUT_OF_GPU_MEMORY, f"{first_line(error)}. {_memory_advice(job)}")
+        return TrainerError(Reason.OUT_OF_GPU_MEMORY, f"{first_line(error)}. {advise_on_memory()}")
     # NB: gloo raises plain RuntimeErrors that only their text tells apart.
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower()):
         return TrainerError(
@@ -39,18 +43,6 @@ def explain(error: Exception, job: TrainerJob) -> TrainerError:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's text, without the full stop."""
     return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-def _memory_advice(job: TrainerJob) -> str:
-    training = job.spec.training
-    advice = []
-    if training.activation_checkpointing is False:
-        advice.append("set training.activationCheckpointing: true")
-    if training.batch_size > 1:
-        advice.append(f"halve training.batchSize (now {training.batch_size}) and double training.gradientAccumulation")
-    advice.append(f"lower training.maxSequenceLength (now {training.max_sequence_length})")
-    advice.append("shard over more GPUs with compute.sharding: full")
-    return "To need less memory: " + ", or ".join(advice)
 
 
 def write_failure(directory: Path, rank: int, error: TrainerError) -> None:
@@ -110,6 +102,13 @@ def first_failure(directory: Path, exit_codes: Mapping[int, int]) -> TrainerErro
             checkpoint=document["checkpoint"],
         )
     rank, code = next(iter((killed or exit_codes).items()))
+    if code == -signal.SIGABRT:
+        # How NCCL's watchdog ends a process (https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html).
+        return TrainerError(
+            Reason.COLLECTIVE_FAILED,
+            f"process {rank} aborted, as NCCL does when another process was lost or does not answer; its log says more",
+            rank=rank,
+        )
     what = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
     if code == -signal.SIGKILL:
         what += ", mostly because the pod ran out of memory: raise compute.resources.limits.memory"

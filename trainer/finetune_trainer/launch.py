@@ -24,13 +24,14 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from finetune_trainer.architecture import read_shape
 from finetune_trainer.contract import environment as names
 from finetune_trainer.contract import series
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.progress import ProgressReport
-from finetune_trainer.contract.spec import Device
-from finetune_trainer.contract.termination import Reason, TrainedReport
+from finetune_trainer.contract.spec import Device, Sharding
+from finetune_trainer.contract.termination import PreparedReport, Reason, TrainedReport
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import (
     explain,
@@ -41,6 +42,8 @@ from finetune_trainer.failures import (
     write_progress,
 )
 from finetune_trainer.gang import Node, Place
+from finetune_trainer.memory_advice import advise
+from finetune_trainer.planner import resolve_checkpointing
 from finetune_trainer.processors import num_available_cpus
 from finetune_trainer.stopping import StopLines, StopRequest, ask_on_sigterm
 
@@ -306,12 +309,23 @@ def run_process(job: TrainerJob, paths: JobPaths, gang: Gang, settings: Settings
         report = recipe.train(job, paths, place, node)
         dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever it is, the agent has to learn of it
-        failure = explain(error, job)
+        failure = explain(error, lambda: advise_on_memory(job, paths, torch.device("cuda", local_rank)))
         write_failure(settings.failures, rank, failure)
         if failure.reason is Reason.ERROR:
             traceback.print_exc()
         sys.exit(1)  # not raised: the agent would print it twice more
     return report
+
+
+def advise_on_memory(job: TrainerJob, paths: JobPaths, gpu: torch.device) -> str:
+    """Return what to change of a job that was prepared, and ran out of a GPU's memory."""
+    prepared = PreparedReport.model_validate_json(paths.prepared.read_text(encoding="utf-8"))
+    shape, sharding = read_shape(paths.shared / prepared.model_path), Sharding(prepared.sharding)
+    memory_bytes = torch.cuda.get_device_properties(gpu).total_memory
+    recomputes = prepared.activation_checkpointing
+    if recomputes is None:
+        recomputes = resolve_checkpointing(shape, job.spec, sharding, memory_bytes) is not False
+    return advise(shape, job.spec, sharding, recomputes, memory_bytes)
 
 
 def _free_port() -> int:

@@ -7,21 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from finetune_trainer.contract.job import TrainerJob, parse_job
+from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.failures import explain, first_failure, write_failure
-
-
-def job_of(**training: object) -> TrainerJob:
-    spec = {
-        "model": {"path": "models/tiny"},
-        "datasets": [{"path": "data.jsonl", "format": "openai"}],
-        "training": training,
-    }
-    document = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "calls"}}
-    return parse_job(document | {"spec": spec})
-
+from finetune_trainer.failures import explain, first_failure, read_progress, write_failure, write_progress
 
 GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.7]:1")
 EXPLANATIONS = {
@@ -31,8 +20,7 @@ EXPLANATIONS = {
     "the GPU is full": (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nsee documentation"),
         Reason.OUT_OF_GPU_MEMORY,
-        r"Tried to allocate 2 GiB\. To need less memory: set training.activationCheckpointing: true, or halve "
-        r"training.batchSize \(now 4\).*maxSequenceLength \(now 4096\)",
+        r"^CUDA out of memory\. Tried to allocate 2 GiB\. It fits with less$",
     ),
     "a bug": (ZeroDivisionError("division by zero"), Reason.ERROR, "^ZeroDivisionError: division by zero$"),
 }
@@ -40,7 +28,7 @@ EXPLANATIONS = {
 
 @pytest.mark.parametrize(("error", "reason", "message"), EXPLANATIONS.values(), ids=EXPLANATIONS.keys())
 def test_an_error_is_explained(error: Exception, reason: Reason, message: str) -> None:
-    explained = explain(error, job_of(batchSize=4, activationCheckpointing=False))
+    explained = explain(error, lambda: "It fits with less")
     assert explained.reason is reason
     assert re.search(message, explained.message)
 
@@ -85,3 +73,19 @@ def test_a_process_that_exits_without_a_word_is_named(tmp_path: Path) -> None:
 def test_a_node_whose_processes_were_all_stopped_from_outside_says_so(tmp_path: Path) -> None:
     failure = first_failure(tmp_path, {0: -signal.SIGTERM})
     assert (failure.reason, failure.message) == (Reason.TERMINATED, "process 0 was killed by SIGTERM")
+
+
+def test_a_process_that_nccls_watchdog_aborted_lost_its_peers(tmp_path: Path) -> None:
+    failure = first_failure(tmp_path, {5: -signal.SIGABRT})
+    assert (failure.reason, failure.rank) == (Reason.COLLECTIVE_FAILED, 5)
+    assert failure.message == (
+        "process 5 aborted, as NCCL does when another process was lost or does not answer; its log says more"
+    )
+
+
+def test_the_last_progress_outlives_the_process_that_left_it(tmp_path: Path) -> None:
+    assert read_progress(tmp_path) is None
+    for step in (1, 2):
+        write_progress(tmp_path, ProgressReport(step=step, total_steps=9, epoch=1))
+    assert read_progress(tmp_path) == ProgressReport(step=2, total_steps=9, epoch=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
