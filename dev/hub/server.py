@@ -1,4 +1,4 @@
-"""The part of the Hugging Face Hub's HTTP interface that `huggingface_hub` uses to look up and download.
+"""The part of the Hugging Face Hub's HTTP interface that `huggingface_hub` uses to look up and download; see `uploads`.
 
     GET       /                                              the repositories, also for a readiness probe
     GET       /api/<kind>/<repository>[/revision/<revision>]  model_info, dataset_info
@@ -11,6 +11,7 @@ Headers and error codes are those that huggingface_hub/file_download.py and util
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -24,6 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+from dev.hub import uploads
 from dev.hub.listing import describe_repository, list_folder
 from dev.hub.store import (
     Commit,
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 _API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)(?P<rest>/.*)?")
 _RESOLVE = re.compile(r"/(?P<datasets>datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_LFS_BATCH = re.compile(r"/(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
+_UPLOAD = re.compile(r"/uploads/(?P<sha256>[0-9a-f]{64})")
 _RANGE = re.compile(r"bytes=(?P<first>\d*)-(?P<last>\d*)")
 _IDLE_TIMEOUT_SECONDS = 120
 
@@ -67,7 +71,7 @@ class LineCut:
 class HubServer(ThreadingHTTPServer):
     """Serves a store. Port 0 takes a free port; `endpoint` says which.
 
-    token: the bearer token that opens gated repositories; empty means that nothing does.
+    token: the bearer token that opens gated repositories and may upload; empty means that nothing does.
     line_cut: breaks connections half-way through a file, for tests of resuming.
     """
 
@@ -79,6 +83,7 @@ class HubServer(ThreadingHTTPServer):
         self.store = store
         self.token = token
         self._line_cut = line_cut or LineCut(offset_bytes=0, times=0)
+        self.expected_uploads: set[str] = set()
         self._cuts_left = self._line_cut.times
         self._cut_lock = threading.Lock()
 
@@ -124,9 +129,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         try:
+            if self.command in ("POST", "PUT"):
+                self._take(path)
+                return
             if match := _RESOLVE.fullmatch(path):
                 self._send_file(match)
             elif match := _API.fullmatch(path):
@@ -135,6 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json([f"{found.kind}/{found.name}" for found in self.server.store.list_repositories()])
             else:
                 self._refuse(RefusedRequestError(HTTPStatus.NOT_FOUND, "", f"this mirror does not serve {path}"))
+        except uploads.BadUploadError as error:
+            self._refuse(RefusedRequestError(HTTPStatus.BAD_REQUEST, "", str(error)))
         except UnknownRepositoryError as error:
             self._refuse(RefusedRequestError(HTTPStatus.NOT_FOUND, "RepoNotFound", str(error)))
         except UnknownRevisionError as error:
@@ -164,14 +180,61 @@ class _Handler(BaseHTTPRequestHandler):
             return {"branches": [main], "tags": [], "converts": []}
         raise RefusedRequestError(HTTPStatus.NOT_FOUND, "", f"this mirror does not serve {self.path}")
 
-    def _send_json(self, content: object) -> None:
+    def _send_json(self, content: object, status: HTTPStatus = HTTPStatus.OK) -> None:
         body = json.dumps(content).encode()
-        self.send_response(HTTPStatus.OK)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
+
+    # Uploads
+
+    def _take(self, path: str) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        store = self.server.store
+        if match := _UPLOAD.fullmatch(path):
+            self._keep(match["sha256"], body)
+            return
+        self._check_token("this repository")
+        if match := _LFS_BATCH.fullmatch(path):
+            wanted = json.loads(body)["objects"]
+            self.server.expected_uploads |= {entry["oid"] for entry in wanted}
+            self._send_json(uploads.choose_transfers(store, self.server.endpoint, wanted))
+        elif path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif match := _API.fullmatch(path):
+            self._send_json(self._change(unquote(match["name"]), match["rest"] or "", body))
+        else:
+            raise RefusedRequestError(HTTPStatus.NOT_FOUND, "", f"this mirror does not take {path}")
+
+    def _create(self, request: dict[str, Any]) -> None:
+        name = f"{request.get('organization')}/{request['name']}"
+        if uploads.exists(self.server.store, name):
+            self._send_json({"url": f"{self.server.endpoint}/{name}"}, HTTPStatus.CONFLICT)
+        else:
+            self._send_json({"url": f"{self.server.endpoint}/{uploads.create_repository(self.server.store, request)}"})
+
+    def _change(self, name: str, verb: str, body: bytes) -> object:
+        if verb == "/preupload/main":
+            return uploads.choose_modes(json.loads(body)["files"])
+        if verb == "/commit/main":
+            made = uploads.commit(self.server.store, name, body.splitlines())
+            url = f"{self.server.endpoint}/{name}/commit/{made.sha}"
+            return {"success": True, "commitOid": made.sha, "commitUrl": url}
+        raise RefusedRequestError(HTTPStatus.NOT_FOUND, "", f"this mirror does not take {verb}")
+
+    def _keep(self, sha256: str, content: bytes) -> None:
+        # Whoever was told this address had a token; on the Hub it is a signed address of an object store.
+        if sha256 not in self.server.expected_uploads or hashlib.sha256(content).hexdigest() != sha256:
+            raise uploads.BadUploadError(f"nobody asked to upload this as {sha256}, or it has another digest")
+        blob = self.server.store.root / "blobs" / sha256
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content)
+        self._send_json({})
 
     # Files
 
@@ -190,14 +253,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_body(file, first, end)
 
     def _check_access(self, repository: Repository) -> None:
-        if not repository.settings.gated:
-            return
+        if repository.settings.gated:
+            self._check_token(repository.name)
+
+    def _check_token(self, name: str) -> None:
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            message = f"Access to {repository.name} is restricted: log in with a token"
+            message = f"Access to {name} is restricted: log in with a token"
             raise RefusedRequestError(HTTPStatus.UNAUTHORIZED, "GatedRepo", message)
         if not self.server.token or token.strip() != self.server.token:
-            message = f"Access to {repository.name} is restricted and this token is not in the authorized list"
+            message = f"Access to {name} is restricted and this token is not in the authorized list"
             raise RefusedRequestError(HTTPStatus.FORBIDDEN, "GatedRepo", message)
 
     def _requested_range(self, file: StoredFile) -> tuple[int, int]:
@@ -252,7 +317,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 (http.server's signature)

@@ -59,6 +59,7 @@ FAILURES: Mapping[str, Consequence] = {
         "none of the checkpoints can be read, and the first step is not gone back to unasked"
     ),
     Reason.GATE_NOT_MET: _fail("the adapter would be as good another time"),
+    Reason.UPLOAD_FAILED: _fail("the Hub refused it or could not be reached; the adapter is on the shared filesystem"),
     # What one more try can tell from what is broken for good.
     Reason.STORAGE_FULL: _restart_once("old checkpoints are removed before a new attempt, which may make room"),
     Reason.DEVICE_UNAVAILABLE: _restart_once("the GPUs of another node may be whole"),

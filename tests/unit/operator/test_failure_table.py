@@ -18,6 +18,7 @@ ROWS = {
     "a filesystem that the trainer may not write to": ("StorageNotWritable", Remedy.FAIL),
     "checkpoints that are all damaged": ("CheckpointUnusable", Remedy.FAIL),
     "an adapter that is not good enough": ("GateNotMet", Remedy.FAIL),
+    "an adapter that the Hub does not take": ("UploadFailed", Remedy.FAIL),
     "no space left": ("StorageFull", Remedy.RESTART_ONCE),
     "a GPU that does not answer": ("DeviceUnavailable", Remedy.RESTART_ONCE),
     "an error that nobody foresaw": ("Error", Remedy.RESTART_ONCE),

@@ -1,15 +1,10 @@
 """Writes step checkpoints, and the adapter that is the run's result."""
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from finetune_trainer.checkpoint.content import Checkpoint, Tensors
 from finetune_trainer.checkpoint.directory import discard, remove_leftovers, write_directory
@@ -22,6 +17,7 @@ from finetune_trainer.checkpoint.layout import (
     find_checkpoints,
 )
 from finetune_trainer.checkpoint.manifest import DamagedError, digest_of, forget_cached, verify, write_manifest
+from finetune_trainer.checkpoint.tensors import save_tensors
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import storage_errors
@@ -37,7 +33,7 @@ def write_checkpoint(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> Pa
 
     def write(directory: Path) -> None:
         _write_adapter_files(directory, checkpoint.adapter, checkpoint.adapter_config)
-        _save(checkpoint.optimizer, directory / OPTIMIZER)
+        save_tensors(checkpoint.optimizer, directory / OPTIMIZER)
         state = {"progress": asdict(checkpoint.progress), "settings": dict(checkpoint.settings)}
         (directory / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         write_manifest(directory, checkpoint.progress.step, checkpoint.time)
@@ -82,19 +78,5 @@ def _read_back(directory: Path) -> None:
 
 
 def _write_adapter_files(directory: Path, adapter: Tensors, config: Mapping[str, Any]) -> None:
-    _save(adapter, directory / ADAPTER_WEIGHTS)
+    save_tensors(adapter, directory / ADAPTER_WEIGHTS)
     (directory / ADAPTER_CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-
-
-def _save(tensors: Tensors, path: Path) -> None:
-    """Write a safetensors file. Raises OSError.
-
-    NB: save_file lets other threads run while it writes; save(), which returns bytes, kept them waiting for 0.4 s for
-    420 MB (docs/LOG.md). But it tells a full disk in Rust's words only: `No space left on device (os error 28)`.
-    """
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

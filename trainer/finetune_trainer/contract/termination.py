@@ -40,6 +40,7 @@ class Reason(StrEnum):
     COLLECTIVE_FAILED = "CollectiveFailed"
     CHECKPOINT_UNUSABLE = "CheckpointUnusable"
     GATE_NOT_MET = "GateNotMet"
+    UPLOAD_FAILED = "UploadFailed"
     TERMINATED = "Terminated"
     KILLED = "Killed"
     ERROR = "Error"

@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_trainer.evaluate.turns import Dialect, Turn
+from finetune_trainer.evaluate.turns import Turn
 from finetune_trainer.inference.decoder import Decoder
+from finetune_trainer.inference.dialect import Dialect
 from finetune_trainer.inference.generate import Writing, generate
 from finetune_trainer.toolcalls import CallStyle, ParsedTurn, parse_turn
 

@@ -26,6 +26,7 @@ from finetune_trainer.evaluate.answers import Answer, write_answers
 from finetune_trainer.evaluate.comparison import TurnScore, judge
 from finetune_trainer.evaluate.statistics import Floats, Judged, make_scores, score_tools
 from finetune_trainer.evaluate.subject import Subject, load_subject
+from finetune_trainer.export.stage import Result, export
 from finetune_trainer.inference.generate import Writing
 from finetune_trainer.storage import storage_errors
 from finetune_trainer.toolcalls import ParsedTurn
@@ -43,7 +44,7 @@ class Outcome:
     """What the stage found and made."""
 
     evaluated: EvaluationReport | None  # None: nothing was to be scored
-    exported: ExportReport | None
+    exported: ExportReport
 
     @property
     def gate_met(self) -> bool:
@@ -73,7 +74,7 @@ def evaluate(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -
         TrainerError: with a reason and what to do about it. A gate that is not met is no error: `Outcome` says so.
     """
     prepared = read_report(paths.prepared, PreparedReport, "prepare")
-    read_report(paths.trained, TrainedReport, "train")
+    trained = read_report(paths.trained, TrainedReport, "train")
     evaluated = None
     if job.spec.evaluation.enabled:
         rows = read_heldout(paths.shared / prepared.data_path)
@@ -83,7 +84,7 @@ def evaluate(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -
             raise TrainerError(Reason.DATA_INVALID, _no_rows_for_the_gate(job, prepared))
         else:
             logger.info("no row is held out, so nothing is scored; a larger evaluation.holdout.share holds out more")
-    return Outcome(evaluated, None)
+    return Outcome(evaluated, export(job, paths, Result(prepared, trained, evaluated), environment))
 
 
 def read_report(path: Path, kind: type[SomeReport], verb: str) -> SomeReport:
@@ -235,7 +236,7 @@ def termination_of(outcome: Outcome) -> TerminationMessage:
 def _summary(outcome: Outcome) -> str:
     report = outcome.evaluated
     if report is None:
-        return "nothing was scored"
+        return f"nothing was scored; the model card is {outcome.exported.model_card_path}"
     scored = f"scored {report.rows} rows, {report.turns} turns: {'; '.join(_changes(report)) or 'nothing to measure'}"
     if report.gate_met:
         return f"{scored}. The gate is met" if report.gate else scored

@@ -18,9 +18,10 @@ from finetune_trainer.data.template import load_tokenizer
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.likelihood import document_losses
 from finetune_trainer.evaluate.statistics import Floats
-from finetune_trainer.evaluate.turns import Dialect, Turn, find_stop_tokens, make_turns
+from finetune_trainer.evaluate.turns import Turn, make_turns
 from finetune_trainer.inference.adapter import read_adapter
 from finetune_trainer.inference.decoder import Decoder, load_decoder
+from finetune_trainer.inference.dialect import Dialect, find_stop_tokens
 from finetune_trainer.processors import num_available_cpus
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -62,7 +63,11 @@ def load_subject(job: TrainerJob, paths: JobPaths, prepared: PreparedReport, row
     dialect = Dialect(tokenizer)
     try:
         turns = make_turns(rows, dialect, job.spec.evaluation.max_turns)
-        documents = [(index, document) for index, row in enumerate(rows) for document in dialect.render(row)]
+        documents = [
+            (index, document)
+            for index, row in enumerate(rows)
+            for document in dialect.renderer.render(row.conversation)
+        ]
     except BadRowError as error:
         raise TrainerError(
             Reason.DATA_INVALID, f"a held-out row is not what prepare left: {error}. Run prepare again"

@@ -1,9 +1,10 @@
 """The evaluate stage on a model that knows its held-out rows by heart, and on its base, which knows nothing."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -23,6 +24,13 @@ from tests.tiny_run import DATA_PATH, MODEL_PATH
 from tests.unit.trainer.evaluate.memorised import ROWS, make_job, write_memorised_job
 
 JobAndPaths = tuple[TrainerJob, JobPaths]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads for a model of this size mostly wait for each other, the more so where tests run in parallel."""
+    with mock.patch("finetune_trainer.evaluate.subject.num_available_cpus", return_value=1):
+        yield
 
 
 @pytest.fixture(scope="module")
