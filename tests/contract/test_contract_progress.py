@@ -92,6 +92,15 @@ def test_the_newest_progress_is_served(port: int) -> None:
     assert json.loads(get(port)[1])["step"] == 13
 
 
+def test_a_progress_that_has_grown_since_it_was_last_asked_for_is_served_whole(port: int) -> None:
+    exporter = start_exporter(place(0), port)
+    assert exporter is not None
+    exporter.progress.publish(PROGRESS.model_copy(update={"checkpoint": None}))
+    assert json.loads(get(port)[1])["checkpoint"] is None
+    exporter.progress.publish(PROGRESS)
+    assert json.loads(get(port)[1]) == ON_THE_WIRE
+
+
 def test_there_is_no_progress_before_the_training_has_begun(port: int) -> None:
     start_exporter(place(0), port)
     assert get(port) == (404, b"no training has begun in this process\n")

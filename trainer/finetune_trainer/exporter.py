@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # these exist for type checkers only
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 ALL_ADDRESSES = "0.0.0.0"  # the operator and Prometheus ask from other pods
-JSON_HEADERS = [("Content-Type", "application/json")]
-TEXT_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
 
 
 class ProgressPage:
@@ -40,9 +40,10 @@ class ProgressPage:
     def __call__(self, _: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer a request."""
         if self._document is None:
-            start_response("404 Not Found", TEXT_HEADERS)
+            start_response("404 Not Found", [("Content-Type", TEXT)])
             return [b"no training has begun in this process\n"]
-        start_response("200 OK", JSON_HEADERS)
+        # NB: a new list for each answer: wsgiref adds the answer's length to the one that it is given.
+        start_response("200 OK", [("Content-Type", JSON)])
         return [self._document]
 
 
