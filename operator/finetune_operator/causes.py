@@ -159,8 +159,8 @@ def why_job_failed(job: Body) -> Trouble:
     if job.get("spec", {}).get("suspend"):
         return Trouble(
             ConditionReason.PREEMPTED,
-            f"Job {name} was suspended while it trained, as a queue does that gives its place to another one, and its "
-            "pods did not end in time. Raise spec.runPolicy.terminationGracePeriodSeconds if this comes back.",
+            f"Job {name} was suspended while it trained, as a queue does that gives its place to another one, and a "
+            "pod of it failed before it was told to stop.",
         )
     failed = condition(job, "Failed") or condition(job, "FailureTarget") or {}
     words = failed.get("message") or failed.get("reason") or "no reason was given"

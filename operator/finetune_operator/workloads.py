@@ -143,6 +143,7 @@ def see_job(body: Body, child: Child, pods: Sequence[Body], warnings: WarningsBy
         now: the time.
     """
     seen = [see_pod(pod, child.uid, warnings, now) for pod in sorted(pods, key=object_key)]
+    seen = [pod for pod in seen if not _is_of_former_run(pod, body)]
     state = _state_by_its_pods(body, seen)
     suspended = state is JobState.ACTIVE and is_suspended(body)
     own_trouble = None
@@ -151,13 +152,13 @@ def see_job(body: Body, child: Child, pods: Sequence[Body], warnings: WarningsBy
     elif suspended:
         seen = [replace(pod, failure=None, waits=None) for pod in seen]
         own_trouble = causes.why_job_is_queued(body)
-    elif state is JobState.ACTIVE and len(pods) < back_ends.num_pods(body):
+    elif state is JobState.ACTIVE and len(seen) < back_ends.num_pods(body):
         own_trouble = _why_pods_are_missing(body, warnings.get(child.key, ()))
     return JobSeen(
         child=child,
         state=state,
         num_pods=back_ends.num_pods(body),
-        pods=tuple(_with_deletion_explained(pod, body, seen) for pod in seen),
+        pods=tuple(_with_deletion_explained(pod, seen) for pod in seen),
         own_trouble=own_trouble,
         suspended=suspended,
     )
@@ -252,19 +253,25 @@ def is_suspended(job: Body) -> bool:
     return back_ends.asks_to_suspend(job) or (told is not None and told.get("status") == "True")
 
 
-def _with_deletion_explained(pod: PodSeen, job: Body, gang: Sequence[PodSeen]) -> PodSeen:
+def _is_of_former_run(pod: PodSeen, job: Body) -> bool:
+    """Return whether a pod was told to stop when its Job was suspended, and others have taken its place since."""
+    suspended = pod_status.condition(job, "Suspended")
+    if suspended is None or suspended.get("status") == "True":
+        return False
+    resumed_at = pod_status.condition_time(suspended)
+    stopped_at = pod.deletion_asked_at or (datetime.fromisoformat(pod.ended_at) if pod.ended_at is not None else None)
+    return resumed_at is not None and stopped_at is not None and stopped_at <= resumed_at
+
+
+def _with_deletion_explained(pod: PodSeen, gang: Sequence[PodSeen]) -> PodSeen:
     """Say who is behind the end of a pod that was told to stop by being deleted.
 
-    Kubernetes does not say who deleted a pod. But a Job deletes its other pods only after one has failed, and all of
-    them when it is suspended; so what is left was somebody.
+    Kubernetes does not say who deleted a pod. But a Job deletes its other pods only after one has failed; so what is
+    left was somebody.
     """
     asked_at = pod.deletion_asked_at
     if asked_at is None or pod.failure is None or pod.failure.reason not in _STOPPED:
         return pod
-    resumed = pod_status.condition(job, "Suspended")
-    resumed_at = pod_status.condition_time(resumed) if resumed is not None else None
-    if resumed_at is not None and asked_at <= resumed_at:
-        return replace(pod, failure=None)
     if any(_ended_before(other, asked_at) for other in gang):
         words = f"Pod {pod.name} was stopped because another pod of its Job had failed. {pod.failure.message}"
         return replace(pod, failure=Trouble(Reason.TERMINATED, words))

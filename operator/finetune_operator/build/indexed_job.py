@@ -37,11 +37,12 @@ def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
 
 
 def _queue_policy(plan: Plan) -> Manifest:
-    """Let a Job survive that a queue suspends: without this, its pods would have failed, and with them the Job.
+    """Let a Job survive that a queue suspends.
 
-    NB: a Job counts the pods that it deletes when it is suspended like any that fail
-    (https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/job/job_controller.go, isPodFailed). So those
-    are passed over that ended because they were told to stop; any other one ends the attempt, as ever.
+    NB: a suspended Job takes its pods out of the count of failures one by one, as it deletes them (deleteJobPods in
+    https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/job/job_controller.go). But a gang that is told
+    to stop stops as a whole, so a pod may have ended before its turn, and the Job would have failed for good. Any other
+    end of a pod ends the attempt, as ever.
     """
     if not plan.queue_labels:
         return {}

@@ -204,14 +204,18 @@ def test_a_job_is_suspended_until_its_controller_has_seen_that_it_is_so_no_more(
     assert gang(world)[0].suspended
 
 
-def test_a_pod_that_a_queue_told_to_leave_before_its_job_was_resumed_has_not_failed() -> None:
+def test_pods_that_stopped_before_their_job_was_resumed_are_of_a_former_run() -> None:
     world = World(TWO_NODES).until_running()
     suspend(world.jobs(TRAIN)[0], spec=False, told=False, seconds=20)
-    pod = world.pods(TRAIN)[0]
-    told_to_leave(pod, 10)
-    stopped(pod, 19)
+    first, second = world.pods(TRAIN)
+    told_to_leave(first, 10)  # and still leaving
+    stopped(second, 12)  # by itself, because the first one was told to
+    successor = objects.pod("calls-a1-node-0-y", owner_uid=world.jobs(TRAIN)[0]["metadata"]["uid"], **objects.running())
+    world.put(successor)
     (job,) = gang(world)
+    assert [pod.name for pod in job.pods] == ["calls-a1-node-0-y"]
     assert not job.suspended
+    assert not job.running
     assert first_failure((job,)) is None
 
 
