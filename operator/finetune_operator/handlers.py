@@ -1,13 +1,14 @@
 """The operator as a process: the only file that knows kopf.
 
-Start-up waits for the CustomResourceDefinition and lists what is there. kopf then watches FineTuneJobs and their
-children; a watch event updates the store and puts the job's key into the queue, and the queue's workers reconcile.
+Start-up waits for the CustomResourceDefinition and lists what is there. kopf then watches FineTuneJobs, and `watches`
+their children; an event updates the store and puts the job's key into the queue, and the queue's workers reconcile.
 
 kopf's own change handlers, timers and daemons are not used: each would put a finalizer or an annotation on every
 object (docs/design/2026-11-23-watch-and-queue.md).
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -22,15 +23,10 @@ from typing import Any
 import kopf
 import uvloop
 
-# NB: what kopf itself changes when it sees a new CustomResourceDefinition. It has no public name for it. To let kopf
-# watch all definitions would take a permission, and memory for their text.
-# https://github.com/nolar/kopf/blob/1.45.2/kopf/_core/reactor/observation.py
-from kopf._cogs.structs.references import Insights
-from kopf._cogs.structs.references import Resource as WatchedResource
-
 from finetune_operator import names
 from finetune_operator.api.status import Phase
-from finetune_operator.cluster import CHILDREN, FINE_TUNE_JOBS, Cluster, Resource
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import Connection
 from finetune_operator.endpoints import serving
 from finetune_operator.errors import ApiError, DefinitionMissing
 from finetune_operator.logs import configure_logging
@@ -38,8 +34,10 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.optional_kinds import OptionalKinds
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
+from finetune_operator.resources import CHILDREN, FINE_TUNE_JOBS, Resource
 from finetune_operator.settings import Settings
 from finetune_operator.store import JobKey, Store
+from finetune_operator.watches import Watches
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +53,22 @@ def run() -> None:
     """
     settings = Settings.from_environment(os.environ)
     configure_logging(settings)
+    _collect_garbage_rarely()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except (ApiError, DefinitionMissing, OSError) as error:
         logger.error("Stopped: %s", error)  # noqa: TRY400 - the message is for a person
         sys.exit(1)
+
+
+def _collect_garbage_rarely() -> None:
+    """Look for cycles of objects less often: what comes from the API server has none, and is most of what there is.
+
+    Python would look through the whole store again and again while it grows, which took a quarter of the time.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @dataclass
@@ -78,16 +86,12 @@ class Operator:
     """What has to be closed when the operator ends."""
     waits_for: str | None = "the API server"
     """What is missing before jobs can be worked on."""
+    watches: Watches = field(init=False)
     optional_kinds: OptionalKinds = field(init=False)
-    registry: kopf.OperatorRegistry = field(default_factory=kopf.OperatorRegistry)
-    insights: Insights = field(default_factory=Insights)
-    """What kopf watches."""
 
     def __post_init__(self) -> None:
         self.optional_kinds = OptionalKinds(
-            lambda resource: self.cluster.serves(resource, self.namespaces[0]),
-            lambda resource: _begin_to_watch(self, resource),
-            time.monotonic,
+            lambda resource: self.cluster.serves(resource, self.namespaces[0]), self.begin_to_follow, time.monotonic
         )
         reconciler = Reconciler(
             self.cluster,
@@ -98,6 +102,7 @@ class Operator:
             self.optional_kinds.has,
         )
         self.queue = WorkQueue(reconciler.reconcile, self.tell_of_failure, num_workers=self.settings.num_workers)
+        self.watches = Watches(self.cluster, self.store, self.namespaces, self.queue.add)
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
 
@@ -105,6 +110,16 @@ class Operator:
     def namespaces(self) -> tuple[str | None, ...]:
         """Namespaces to list; None stands for all of them."""
         return self.settings.watched_namespaces or (None,)
+
+    async def begin_to_follow(self, resource: Resource) -> None:
+        """Follow a kind of object that has just been found, and look at every job anew."""
+        await self.watches.follow(resource)
+        self.look_at_all()
+
+    def look_at_all(self) -> None:
+        """Have every job looked at."""
+        for key in self.store.job_keys():
+            self.queue.add(key)
 
     def phases(self) -> Iterator[str]:
         """Iterate over the phases of all jobs; one that was not looked at yet is pending."""
@@ -123,7 +138,7 @@ class Operator:
 async def serve(settings: Settings) -> None:
     """Run all parts of the operator until it is told to stop."""
     metrics = Metrics()
-    cluster = await Cluster.connect(os.environ, metrics, num_connections=2 * settings.num_workers)
+    cluster = Cluster(await Connection.open(os.environ, metrics), metrics)
     operator = Operator(settings, cluster, metrics)
     async with operator.closing as closing:
         closing.push_async_callback(cluster.close)
@@ -143,8 +158,10 @@ async def _start(operator: Operator) -> bool:
     while not operator.stop.is_set():
         try:
             await operator.cluster.check_definition(operator.namespaces[0])
+            await operator.watches.catch_up(FINE_TUNE_JOBS)
             await operator.optional_kinds.look_for_all()
-            await _catch_up(operator)
+            for resource in CHILDREN:
+                await operator.watches.follow(resource)
         except (DefinitionMissing, ApiError) as error:
             if operator.waits_for != str(error):
                 logger.warning("Waiting: %s", error)
@@ -166,15 +183,14 @@ async def _work(operator: Operator) -> None:
     namespaces = operator.settings.watched_namespaces
     try:
         async with asyncio.TaskGroup() as tasks:
-            for background in (operator.queue.run(), _look_again(operator)):
+            for background in (operator.queue.run(), operator.watches.run(), _look_again(operator)):
                 operator.closing.callback(tasks.create_task(background).cancel)
             # NB: the identity is for peering, which is off; kopf would ask for the name of the user, and a container's
             # user has none (https://github.com/nolar/kopf/blob/main/kopf/_core/engines/peering.py, detect_own_id).
             identity: Any = names.OPERATOR
             await kopf.operator(
                 identity=identity,
-                registry=_fill_registry(operator),
-                insights=operator.insights,
+                registry=_registry(operator),
                 settings=_kopf_settings(),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
@@ -197,51 +213,16 @@ async def _look_again(operator: Operator) -> None:
             await operator.optional_kinds.check()
             if loop.time() >= next_catch_up:
                 next_catch_up = loop.time() + _CATCH_UP_SECONDS
-                await _catch_up(operator)
+                for resource in (FINE_TUNE_JOBS, *operator.watches.followed):
+                    await operator.watches.catch_up(resource)
         except ApiError as error:
             logger.warning("%s", error)
-        for key in operator.store.job_keys():
-            operator.queue.add(key)
+        operator.look_at_all()
 
 
-async def _catch_up(operator: Operator) -> None:
-    """List FineTuneJobs and their children, and have the jobs looked at for which that was news."""
-    for resource in (FINE_TUNE_JOBS, *operator.optional_kinds.watched, *CHILDREN):
-        await _catch_up_with(operator, resource)
-
-
-async def _catch_up_with(operator: Operator, resource: Resource) -> None:
-    known_before = operator.store.uids(resource.kind)
-    selector = "" if resource is FINE_TUNE_JOBS else names.CHILD_SELECTOR
-    listed = [
-        body
-        for namespace in operator.namespaces
-        for body in await operator.cluster.list_objects(resource, namespace, selector)
-    ]
-    for key in operator.store.catch_up(resource.kind, listed, known_before):
-        operator.queue.add(key)
-
-
-async def _begin_to_watch(operator: Operator, resource: Resource) -> None:
-    """List the objects of a kind that has just been found, watch them from now on, and look at every job anew."""
-    await _catch_up_with(operator, resource)
-    _watch(operator, resource)
-    async with operator.insights.revised:
-        operator.insights.watched_resources.add(_for_kopf(resource))
-        operator.insights.revised.notify_all()
-    for key in operator.store.job_keys():
-        operator.queue.add(key)
-
-
-def _for_kopf(resource: Resource) -> WatchedResource:
-    return WatchedResource(
-        resource.group, resource.version, resource.plural, kind=resource.kind, namespaced=True, verbs=resource.verbs
-    )
-
-
-def _fill_registry(operator: Operator) -> kopf.OperatorRegistry:
-    """Return what kopf is to do: log in, and tell the store and the queue of every change."""
-    registry = operator.registry
+def _registry(operator: Operator) -> kopf.OperatorRegistry:
+    """Return what kopf is to do: log in, and tell the store and the queue of every change of a FineTuneJob."""
+    registry = kopf.OperatorRegistry()
     # NB: kopf's default login would import the synchronous client, 60 MB of memory.
     kopf.on.login(registry=registry)(_log_in)
 
@@ -252,20 +233,14 @@ def _fill_registry(operator: Operator) -> kopf.OperatorRegistry:
         operator.stop.set()
         await operator.closing.aclose()
 
-    for resource in (FINE_TUNE_JOBS, *CHILDREN):
-        _watch(operator, resource)
-    return registry
-
-
-def _watch(operator: Operator, resource: Resource) -> None:
-    registry = operator.registry
-
-    @kopf.on.event(group=resource.group, version=resource.version, plural=resource.plural, registry=registry)
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def see(event: Any, **_: Any) -> None:
         body = event["object"]
         key = operator.store.forget(body) if event["type"] == "DELETED" else operator.store.see(body)
         if key is not None:
             operator.queue.add(key)
+
+    return registry
 
 
 def _log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -283,7 +258,6 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True
-    settings.watching.label_selectors[lambda resource: resource.group != names.GROUP] = names.CHILD_SELECTOR
     settings.persistence.diffbase_storage = _NoDiffs()
     return settings
 

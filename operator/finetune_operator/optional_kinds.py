@@ -8,8 +8,8 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 
-from finetune_operator.cluster import OPTIONAL_CHILDREN, Resource
 from finetune_operator.errors import ApiError, DefinitionMissing
+from finetune_operator.resources import OPTIONAL_CHILDREN, Resource
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,12 @@ from aiohttp import web
 from kubernetes.aio import client
 
 from finetune_operator.build.config import build_config_map
-from finetune_operator.cluster import CHILDREN, FINE_TUNE_JOBS, JOBS, PERMISSIONS, PODS, Cluster
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import Connection
 from finetune_operator.errors import ApiError, ForeignObject
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress import Heard
+from finetune_operator.resources import CHILDREN, FINE_TUNE_JOBS, JOBS, PERMISSIONS, PODS
 from finetune_operator.store import JobKey
 from finetune_trainer.contract import series
 from tests.factories import UID, make_job_plan
@@ -54,12 +56,18 @@ async def cluster_with(*answers: Answer) -> AsyncIterator[tuple[Cluster, Server]
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    cluster = Cluster(client.ApiClient(client.Configuration(host=f"http://{host}:{port}")), Metrics())
+    metrics = Metrics()
+    api_client = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
+    cluster = Cluster(Connection(api_client, metrics), metrics)
     try:
         yield cluster, server
     finally:
         await cluster.close()
         await runner.cleanup()
+
+
+LAST_PAGE = {"resourceVersion": "42"}
+THERE_ALREADY: Answer = (409, {"kind": "Status", "reason": "AlreadyExists", "message": "is there already"})
 
 
 def _message(text: str) -> dict[str, Any]:
@@ -98,36 +106,49 @@ async def test_what_is_not_there_is_none() -> None:
 
 async def test_an_object_of_somebody_else_is_looked_at_and_not_touched() -> None:
     manifest = build_config_map(make_job_plan())
-    async with cluster_with((200, {"kind": "ConfigMap", "metadata": {"uid": "theirs"}})) as (cluster, server):
+    theirs: Answer = (200, {"kind": "ConfigMap", "metadata": {"uid": "theirs"}})
+    async with cluster_with(THERE_ALREADY, theirs) as (cluster, server):
         with pytest.raises(ForeignObject):
             await cluster.apply(manifest, UID)
-        assert server.methods == ["GET"]
+        assert server.methods == ["POST", "GET"]
 
 
 async def test_an_object_that_is_as_it_should_be_is_not_written() -> None:
     manifest = build_config_map(make_job_plan())
-    async with cluster_with((200, manifest)) as (cluster, server):
+    async with cluster_with(THERE_ALREADY, (200, manifest)) as (cluster, server):
         assert await cluster.apply(manifest, UID) == manifest
-        assert server.methods == ["GET"]
+        assert server.methods == ["POST", "GET"]
 
 
-async def test_a_missing_object_is_made_by_server_side_apply_in_the_operators_name() -> None:
+async def test_a_missing_object_costs_one_request() -> None:
     manifest = build_config_map(make_job_plan())
-    async with cluster_with((404, _message("not found")), (201, manifest)) as (cluster, server):
+    async with cluster_with((201, manifest)) as (cluster, server):
+        assert await cluster.apply(manifest, UID) == manifest
+        (create,) = server.requests
+        assert (create.method, create.path) == ("POST", "/api/v1/namespaces/team-a/configmaps")
+        assert dict(create.query) == {"fieldManager": "finetune-operator"}
+        assert server.bodies == [manifest]
+
+
+async def test_an_object_that_differs_is_changed_by_server_side_apply_in_the_operators_name() -> None:
+    manifest = build_config_map(make_job_plan())
+    old = manifest | {"metadata": manifest["metadata"] | {"uid": "seen", "annotations": {}}}
+    async with cluster_with(THERE_ALREADY, (200, old), (200, manifest)) as (cluster, server):
         await cluster.apply(manifest, UID)
-        patch = server.requests[1]
+        patch = server.requests[2]
         assert patch.path == "/api/v1/namespaces/team-a/configmaps/calls-config"
         assert dict(patch.query) == {"fieldManager": "finetune-operator", "force": "true"}
         assert patch.content_type == "application/apply-patch+yaml"
-        assert server.bodies[1] == manifest
+        assert server.bodies[2]["data"] == manifest["data"]
 
 
 async def test_an_object_that_is_changed_must_be_the_one_that_was_looked_at() -> None:
     manifest = build_config_map(make_job_plan())
     metadata = manifest["metadata"] | {"uid": "seen", "annotations": {}}
-    async with cluster_with((200, manifest | {"metadata": metadata}), (200, manifest)) as (cluster, server):
+    found: Answer = (200, manifest | {"metadata": metadata})
+    async with cluster_with(THERE_ALREADY, found, (200, manifest)) as (cluster, server):
         await cluster.apply(manifest, UID)
-        assert server.bodies[1]["metadata"]["uid"] == "seen"
+        assert server.bodies[2]["metadata"]["uid"] == "seen"
 
 
 async def test_the_status_of_a_job_that_was_deleted_meanwhile_is_written_to_nobody() -> None:
@@ -161,11 +182,15 @@ async def test_everything_else_gets_its_grace_period() -> None:
 async def test_a_long_list_is_read_page_by_page_and_every_item_says_what_it_is() -> None:
     pages: list[Answer] = [
         (200, {"apiVersion": "batch/v1", "metadata": {"continue": "next"}, "items": [{"metadata": {"name": "a"}}]}),
-        (200, {"apiVersion": "batch/v1", "metadata": {}, "items": [{"metadata": {"name": "b"}}]}),
+        (
+            200,
+            {"apiVersion": "batch/v1", "metadata": {"resourceVersion": "42"}, "items": [{"metadata": {"name": "b"}}]},
+        ),
     ]
     async with cluster_with(*pages) as (cluster, server):
-        listed = await cluster.list_objects(JOBS, None, "app=x")
+        listed, version = await cluster.list_objects(JOBS, None, "app=x")
         assert [(body["kind"], body["metadata"]["name"]) for body in listed] == [("Job", "a"), ("Job", "b")]
+        assert version == "42"
         assert server.requests[0].path == "/apis/batch/v1/jobs"
         assert server.requests[0].query["labelSelector"] == "app=x"
         assert server.requests[1].query["continue"] == "next"
@@ -225,7 +250,7 @@ async def test_an_image_that_answers_with_something_else_has_told_nothing(
 async def test_a_request_that_is_not_in_the_table_is_never_sent() -> None:
     async with cluster_with((200, {})) as (cluster, server):
         with pytest.raises(ValueError, match="create pods is not in the table"):
-            await cluster._request("create", PODS, "default", "somebodys-pod")
+            await cluster._connection.request("create", PODS, "default", "somebodys-pod")
         assert server.requests == []
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from finetune_operator.cluster import PYTORCH_JOBS, Resource
 from finetune_operator.errors import ApiError, DefinitionMissing
 from finetune_operator.optional_kinds import OptionalKinds
+from finetune_operator.resources import PYTORCH_JOBS, Resource
 
 
 class SomeCluster:

@@ -11,6 +11,7 @@ from kubernetes.aio import client
 
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.cluster import Cluster
+from finetune_operator.connection import Connection
 from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import Reconciler, status_document
@@ -52,7 +53,11 @@ class ApiServer:
         sent = json.loads(await request.text())
         if request.path.endswith("/status"):
             sent = self.objects[path] | {"status": sent["status"]}
-        return web.json_response(self.put(path, sent) if request.method == "PATCH" else sent)
+        if request.method == "POST":
+            path = f"{path}/{sent['metadata']['name']}"
+        if request.method == "POST" and path in self.objects:
+            return web.json_response({"reason": "AlreadyExists", "message": "is there already"}, status=409)
+        return web.json_response(self.put(path, sent))
 
     def told(self) -> tuple[str, str]:
         """Return the job's phase and reason."""
@@ -75,7 +80,8 @@ async def looking_at(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    cluster = Cluster(client.ApiClient(client.Configuration(host=f"http://{host}:{port}")), Metrics())
+    api_client = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
+    cluster = Cluster(Connection(api_client, Metrics()), Metrics())
     store.see(server.put(JOB, manifest(spec)))
     try:
         yield server, Reconciler(cluster, store, SETTINGS, Metrics(), lambda: NOW, has_kind)
@@ -111,9 +117,9 @@ async def test_the_first_look_makes_the_children_before_it_tells_of_them() -> No
         await reconciler.reconcile(CALLS)
         written = [path.removeprefix(CORE) for method, path in server.requests if method != "GET"]
         assert written == [
-            "/persistentvolumeclaims/calls-shared",
-            "/configmaps/calls-config",
-            "/apis/batch/v1/namespaces/team-a/jobs/calls-prepare",
+            "/persistentvolumeclaims",
+            "/configmaps",
+            "/apis/batch/v1/namespaces/team-a/jobs",
             f"{JOB}/status",
             "/events",
             "/events",
