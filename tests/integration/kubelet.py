@@ -1,11 +1,24 @@
 """Plays the kubelet where there are no nodes: writes the status of pods that the Job controller really made."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
-from tests.e2e.kubectl import Kubectl, Manifest
-from tests.unit.operator.kubernetes_objects import PREPARED_MESSAGE, TRAINED_MESSAGE, ended, running
+from finetune_trainer.contract import series
+from finetune_trainer.contract.progress import ProgressReport
+from tests.e2e.jobs import tiny_job
+from tests.e2e.kubectl import JobView, Kubectl, Manifest
+from tests.unit.operator.kubernetes_objects import (
+    PREPARED_MESSAGE,
+    TRAINED_MESSAGE,
+    ended,
+    failure_message,
+    running,
+    unschedulable,
+)
 
 PREPARE = "finetune.dev/stage=prepare"
 TRAIN = "finetune.dev/stage=train"
@@ -55,6 +68,61 @@ class Kubelet:
     def finish_training(self, pods: list[Manifest]) -> None:
         for pod in pods:
             self.set_status(pod, ended(TRAINED_MESSAGE))
+
+
+def bring_to(kubectl: Kubectl, name: str, stage: str, **overrides: Any) -> None:
+    """Apply a job and play Kubernetes until it is in a stage."""
+    kubectl.apply(tiny_job(name, **overrides))
+    kubelet = Kubelet(kubectl, name)
+    if stage == "preparing":
+        kubelet.pods(PREPARE, 1)
+        return
+    kubelet.prepare()
+    kubectl.wait_for_job(name, lambda job: job.phase == "Starting", timeout_seconds=20)
+    pods = kubelet.pods(TRAIN, 2)
+    if stage == "waiting":
+        kubelet.set_status(pods[0], unschedulable())
+        kubectl.wait_for_job(name, lambda job: job.status["reason"] == "Unschedulable", timeout_seconds=20)
+    if stage in ("running", "suspended", "failed", "succeeded"):
+        kubelet.start_training(2)
+        kubectl.wait_for_job(name, lambda job: job.phase == "Running", timeout_seconds=20)
+    if stage == "suspended":
+        kubectl.run("patch", "finetunejob", name, "--type=merge", "--patch", '{"spec": {"suspend": true}}')
+        kubectl.wait_for_job(name, lambda job: job.phase == "Suspended", timeout_seconds=20)
+    if stage == "succeeded":
+        kubelet.finish_training(pods)
+        kubectl.wait_for_job(name, lambda job: job.phase == "Succeeded", timeout_seconds=20)
+    if stage == "failed":
+        kubelet.set_status(pods[1], ended(failure_message("Diverged", "loss is NaN at step 3"), exit_code=1))
+        wait_until_failed(kubectl, name)
+
+
+def wait_until_failed(kubectl: Kubectl, name: str) -> JobView:
+    kubectl.wait_until(f"{name} has failed", lambda: kubectl.job(name).phase == "Failed", timeout_seconds=20)
+    return kubectl.job(name)
+
+
+@contextmanager
+def telling(report: ProgressReport) -> Iterator[None]:
+    """Play rank 0's exporter, which tells how far it is."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == series.PROGRESS_PATH else 404)
+            self.end_headers()
+            self.wfile.write(report.model_dump_json(by_alias=True).encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer((POD_IP, series.METRICS_PORT), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _owned_by(uids: set[str], bodies: list[Manifest]) -> list[Manifest]:
