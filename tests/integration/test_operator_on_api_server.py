@@ -78,14 +78,9 @@ def test_a_failed_gang_is_taken_down_and_the_cause_is_told_once(operator: Operat
         lambda: [j["metadata"]["name"] for j in namespace.items("jobs", TRAIN)] == ["diverges-a1-worker"],
         timeout_seconds=20,
     )
-<<<<<<< Updated upstream
     told = [event for event in namespace.events("diverges") if event.startswith("Diverged")]
     assert len(told) == 1
     assert told[0].startswith("Diverged: loss is NaN at step 3. Seen: pod diverges-a1-worker-0-")
-=======
-    (told,) = [event for event in namespace.events("diverges") if event.startswith("Diverged")]
-    assert told.startswith("Diverged: loss is NaN at step 3. Seen: pod diverges-a1-worker-0-")
->>>>>>> Stashed changes
 
 
 def test_restarting_the_operator_in_every_stage_writes_nothing(
