@@ -8,6 +8,7 @@ token that ends the turn.
 import json
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,6 +24,10 @@ from finetune_trainer.errors import TrainerError
 
 # JSON may hold half of a character beyond the Basic Multilingual Plane; no tokenizer takes it.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# First turns whose tokens are kept, in each process: a few megabytes.
+KEPT_HEADS = 256
+LONGEST_KEPT_HEAD = 32_768  # characters
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,8 @@ class Renderer:
         self._turn_mark = re.compile("|".join(marks) or "(?!)")
         self.end_of_turn = self._find_end_of_turn()
         self._opening = self._find_opening()
-
-    @property
-    def ends_turns(self) -> bool:
-        """Whether the template ends a turn of the assistant with a token that generation can stop at."""
-        return bool(self.end_of_turn)
+        self._heads: dict[str, npt.NDArray[np.int32]] = {}
+        self._keeps_heads = self._splits_at_turns()
 
     def render(self, conversation: Conversation) -> list[Document]:
         """Return the documents of a conversation: one, unless the template writes the past anew with each turn.
@@ -97,7 +99,31 @@ class Renderer:
         return marked
 
     def tokenise(self, marked: MarkedText) -> Document:
-        """Return the tokens of a text, with those trained that begin within what the assistant wrote."""
+        """Return the tokens of a text, with those trained that begin within what the assistant wrote.
+
+        Many rows begin with the same turn, which explains the same tools: its tokens are kept.
+        """
+        head = self._head(marked)
+        if not head:
+            return self._tokenise(marked)
+        tokens = self._heads.get(head)
+        if tokens is None:
+            tokens = self._tokenise(MarkedText(head, ())).tokens
+            if len(self._heads) == KEPT_HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[head] = tokens
+        spans = tuple((start - len(head), end - len(head)) for start, end in marked.spans)
+        rest = self._tokenise(MarkedText(marked.text[len(head) :], spans))
+        untrained = np.zeros(len(tokens), dtype=np.bool_)
+        return Document(np.concatenate([tokens, rest.tokens]), np.concatenate([untrained, rest.trained]))
+
+    def _head(self, marked: MarkedText) -> str:
+        """Return the first turn, where its tokens may be kept; else an empty text."""
+        cut = marked.text.find(self.end_of_turn) + len(self.end_of_turn)
+        is_prompt = all(start >= cut for start, _ in marked.spans)
+        return marked.text[:cut] if self._keeps_heads and is_prompt and cut <= LONGEST_KEPT_HEAD else ""
+
+    def _tokenise(self, marked: MarkedText) -> Document:
         # The template has written the special tokens at the beginning already.
         encoding = self._backend.encode(marked.text, add_special_tokens=False)
         trained = np.zeros(len(encoding), dtype=np.bool_)
@@ -105,6 +131,26 @@ class Renderer:
             # A token that begins before the assistant's words is part of the prompt when the model is used.
             trained[_first_token(encoding, start) : _first_token(encoding, end)] = True
         return Document(np.array(encoding.ids, dtype=np.int32), trained)
+
+    def _splits_at_turns(self) -> bool:
+        """Whether the text behind a turn has the same tokens when it is tokenised alone.
+
+        A tokenizer cuts a text at special tokens before anything else, but some then put a space before what follows.
+        """
+        for marked in self._marked_probes():
+            cut = marked.text.find(self.end_of_turn) + len(self.end_of_turn)
+            parts = (MarkedText(marked.text[:cut], ()), MarkedText(marked.text[cut:], ()))
+            apart = np.concatenate([self._tokenise(part).tokens for part in parts])
+            if not np.array_equal(apart, self._tokenise(marked).tokens):
+                return False
+        return True
+
+    def _marked_probes(self) -> Iterator[MarkedText]:
+        for conversation in PROBES:
+            try:
+                yield from self._mark_turn_by_turn(*self.template.spell(conversation))
+            except BadRowError:
+                continue
 
     def show(self, document: Document) -> list[tuple[str, bool]]:
         """Return the text of a document, in pieces, each with whether its tokens are trained."""
@@ -220,4 +266,9 @@ def _first_token(encoding: Encoding, character: int) -> int:
         assert characters is not None, "the text has no tokens that belong to no text"
         return int(characters[0])
 
-    return bisect_left(range(len(encoding)), character, key=beginning)
+    token = encoding.char_to_token(character)
+    if token is None:  # behind the last token, or a character that the tokenizer drops
+        return bisect_left(range(len(encoding)), character, key=beginning)
+    while token < len(encoding) and beginning(token) < character:
+        token += 1
+    return int(token)

@@ -157,3 +157,19 @@ def test_a_conversation_rendered_at_once_is_marked_as_when_it_is_rendered_turn_b
     assert renderer.mark(conversation) == slowly
     at_once = renderer._mark_at_once(turns, tools)
     assert at_once == (None if family == "Mistral" else slowly)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=20)
+@given(conversation=conversations())
+def test_tokens_of_a_first_turn_that_were_kept_are_those_of_the_whole_text(
+    family: str, conversation: Conversation, renderers: dict[str, Renderer]
+) -> None:
+    renderer = renderers[family]
+    for marked in renderer.mark(conversation):
+        encoding = renderer._backend.encode(marked.text, add_special_tokens=False)
+        within = [any(start <= first < end for start, end in marked.spans) for first, _ in encoding.offsets]
+        for _ in range(2):  # made anew, and kept
+            document = renderer.tokenise(marked)
+            assert document.tokens.tolist() == encoding.ids
+            assert document.trained.tolist() == within

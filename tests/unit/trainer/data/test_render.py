@@ -1,5 +1,6 @@
 """What the model is shown, and what it learns: proved by decoding the trained tokens."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,17 @@ def test_line_breaks_and_spaces_between_turns_are_not_learnt_but_those_within_ar
     )
     [document] = renderer.render(conversation)
     assert learnt(tokenizer, document) == ["- one\n- two\n<|im_end|>", " ok<|im_end|>"]
+
+
+def test_a_tokenizer_that_puts_a_space_behind_special_tokens_gets_whole_texts(tmp_path: Path) -> None:
+    chat_models.write_tokenizer(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    # As Llama 2 and the first Mistral models have it: what is tokenised alone begins with a space of its own.
+    document["normalizer"] = {"type": "Prepend", "prepend": "_"}
+    document["added_tokens"] = [token | {"normalized": True} for token in document["added_tokens"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path)
+    renderer = Renderer(tokenizer)
+    [marked] = renderer.mark(CHAT)
+    whole = tokenizer.backend_tokenizer.encode(marked.text, add_special_tokens=False).ids
+    assert renderer.tokenise(marked).tokens.tolist() == whole
