@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune_operator.api.spec import RunPolicy
 from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import CheckpointReport, ProgressReport
 from finetune_trainer.contract.termination import (
@@ -19,7 +20,7 @@ from finetune_trainer.contract.termination import (
     write_termination,
 )
 from finetune_trainer.exporter import start_exporter
-from finetune_trainer.gang import Place
+from finetune_trainer.gang import COLLECTIVE_TIMEOUT, Place
 
 CHECKPOINT = CheckpointReport(
     step=10, time="2026-11-23T08:00:00Z", path="jobs/a/b/c/checkpoints/step-10", bytes=4096, digest="sha256:" + "0" * 64
@@ -139,3 +140,7 @@ def test_many_damaged_checkpoints_leave_room_for_everything_else(tmp_path: Path)
     assert message.progress == PROGRESS.model_copy(
         update={"damaged_checkpoints": ("100 checkpoints; each is in training.log",)}
     )
+
+
+def test_a_process_that_waits_in_vain_says_so_before_the_operator_gives_the_gang_up() -> None:
+    assert COLLECTIVE_TIMEOUT.total_seconds() < RunPolicy().stall_timeout_seconds

@@ -42,6 +42,43 @@ def test_a_resumed_run_ends_with_the_very_adapter_of_one_that_never_stopped(tmp_
     assert (second.steps, second.tokens, second.first_loss) == (first.steps, first.tokens, first.first_loss)
 
 
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(tmp_path: Path) -> None:
+    job, paths = prepare(tmp_path, 4, checkpoint={"everySteps": 2, "keep": 5})
+    first = train_in_process(0, 1, tmp_path / "store-1", [(job, paths, 1)])[0]
+    whole = losses_of(paths)
+    with (paths.checkpoints / "step-6/optimizer.safetensors").open("r+b") as file:
+        file.truncate(100)
+    second = train_in_process(0, 1, tmp_path / "store-2", [(job, paths, 1)])[0]
+
+    told = (paths.logs / "training.log").read_text()
+    assert "step-6 is damaged: optimizer.safetensors has 100 bytes instead of " in told
+    assert "; step-4 was used instead" in told
+    assert "resuming at step 4 of 6" in told
+    assert losses_of(paths) == whole
+    assert second.adapter_digest == first.adapter_digest
+
+
+def test_a_run_with_damaged_checkpoints_only_ends_and_says_what_to_do(tmp_path: Path) -> None:
+    job, paths = prepare(tmp_path, 4, checkpoint={"everySteps": 3, "keep": 5})
+    train_in_process(0, 1, tmp_path / "store-1", [(job, paths, 1)])
+    for step in (3, 6):
+        (paths.checkpoints / f"step-{step}/manifest.json").unlink()
+    with pytest.raises(
+        TrainerError, match=r"step-6: manifest\.json is missing; step-3: .* to train from the first"
+    ) as error:
+        train_in_process(0, 1, tmp_path / "store-2", [(job, paths, 1)])
+    assert error.value.reason is Reason.CHECKPOINT_UNUSABLE
+
+
+def test_a_run_makes_room_on_the_disk_before_it_goes_on(tmp_path: Path) -> None:
+    job, paths = prepare(tmp_path, 4, checkpoint={"everySteps": 2, "keep": 5})
+    train_in_process(0, 1, tmp_path / "store-1", [(job, paths, 1)])
+    shutil.copytree(paths.checkpoints / "step-6", paths.checkpoints / ".step-7.partial")
+    job, paths = prepare(tmp_path, 4, checkpoint={"everySteps": 2, "keep": 1})
+    train_in_process(0, 1, tmp_path / "store-2", [(job, paths, 1)])
+    assert [path.name for path in paths.checkpoints.iterdir()] == ["step-6"]
+
+
 def test_training_changes_every_matrix_of_the_adapter(tmp_path: Path) -> None:
     job, paths = prepare(tmp_path, 4)
     train_in_process(0, 1, tmp_path / "store", [(job, paths, 1)])

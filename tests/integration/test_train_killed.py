@@ -10,10 +10,12 @@ import multiprocessing
 import multiprocessing.context
 import os
 import random
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -151,15 +153,49 @@ def require_same_checkpoints(run: Run, undisturbed: Run) -> None:
         assert (saved.step, saved.tokens, saved.recent_losses) == (wanted.step, wanted.tokens, wanted.recent_losses)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, server: multiprocessing.context.ForkServerContext
+) -> Callable[[int], Run]:
+    """Return a run that never stopped, by its number of processes."""
+
+    @cache
+    def train(num_processes: int) -> Run:
+        run = prepare(tmp_path_factory.mktemp("undisturbed"), num_processes, keep=TOTAL_STEPS)
+        train_to_the_end(run, server)
+        assert len(run.losses()) == TOTAL_STEPS
+        return run
+
+    return train
+
+
+def test_a_training_goes_on_unharmed_when_a_process_was_frozen(
+    tmp_path: Path, server: multiprocessing.context.ForkServerContext, undisturbed: Callable[[int], Run]
+) -> None:
+    run = prepare(tmp_path, 2, keep=2)
+    with training(run, server, 0) as processes:
+        for step, process in ((5, processes[1]), (20, processes[0])):
+            wait_for_step(run, step, processes)
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            time.sleep(1)
+            os.kill(process.pid, signal.SIGCONT)
+        for process in processes:
+            process.join(DEADLINE_SECONDS)
+            assert process.exitcode == 0, (tmp_path / "output-0").read_text()
+    assert run.losses() == undisturbed(2).losses()
+    assert run.adapter() == undisturbed(2).adapter()
+
+
 @pytest.mark.parametrize("gang", KILLS)
 def test_a_training_that_is_killed_again_and_again_loses_no_checkpoint_and_uses_no_wrong_one(
-    gang: str, tmp_path: Path, server: multiprocessing.context.ForkServerContext
+    gang: str,
+    tmp_path: Path,
+    server: multiprocessing.context.ForkServerContext,
+    undisturbed: Callable[[int], Run],
 ) -> None:
     num_processes, num_kills = KILLS[gang]
-    undisturbed = prepare(tmp_path / "undisturbed", num_processes, keep=TOTAL_STEPS)
-    train_to_the_end(undisturbed, server)
-    assert len(undisturbed.losses()) == TOTAL_STEPS
-
+    expected = undisturbed(num_processes)
     chance = random.Random(SEED)
     run = prepare(tmp_path / "killed", num_processes, keep=2)
     steps_before_kill = []
@@ -172,12 +208,12 @@ def test_a_training_that_is_killed_again_and_again_loses_no_checkpoint_and_uses_
         steps_before_kill.append(newest_whole_step(run) - saved)
         # The newest of before is there, or a newer one.
         assert newest_whole_step(run) >= saved
-        require_same_checkpoints(run, undisturbed)
+        require_same_checkpoints(run, expected)
     assert sum(steps_before_kill) < TOTAL_STEPS, "the training ended before the last kill"
     assert sum(steps > 0 for steps in steps_before_kill) == num_kills, "a kill came before the training had begun"
 
     train_to_the_end(run, server, attempt=num_kills)
-    assert run.losses() == undisturbed.losses()
-    assert run.adapter() == undisturbed.adapter()
+    assert run.losses() == expected.losses()
+    assert run.adapter() == expected.adapter()
     assert load_file(run.paths.adapter / "adapter_model.safetensors").keys()
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [f"step-{TOTAL_STEPS - 1}", f"step-{TOTAL_STEPS}"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,10 @@ from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.stopping import StopRequest
 
 Value = TypeVar("Value")
+
+# Longer than what keeps one process from meeting the others: reading weights, verifying a checkpoint. Shorter than
+# runPolicy.stallTimeoutSeconds, so that a process says for whom it waited before the gang is given up.
+COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class StopVote:
 
     def __init__(self, is_asked: Callable[[], bool]) -> None:
         self._is_asked = is_asked
-        self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if dist.get_world_size() > 1 else None
         self._num_asked = torch.zeros((), dtype=torch.int32)
         self._count: dist.Work | None = None
 

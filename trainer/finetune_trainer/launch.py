@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,7 +40,7 @@ from finetune_trainer.failures import (
     write_failure,
     write_progress,
 )
-from finetune_trainer.gang import Node, Place
+from finetune_trainer.gang import COLLECTIVE_TIMEOUT, Node, Place
 from finetune_trainer.memory_advice import advise
 from finetune_trainer.planner import resolve_checkpointing
 from finetune_trainer.processors import num_available_cpus
@@ -50,8 +49,6 @@ from finetune_trainer.stopping import StopLines, StopRequest, ask_on_sigterm
 # Pods of a gang start when their nodes have pulled the image, so one may be minutes ahead of another.
 RENDEZVOUS_TIMEOUT_SECONDS = 900
 RESOLVE_INTERVAL_SECONDS = 2.0
-# Longer than any step or checkpoint; a process that waits for so long waits for one that is gone.
-COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 MONITOR_INTERVAL_SECONDS = 0.5
 LAST_WORD_SECONDS = 15.0
 # The agent's own handler would end the processes at once; SIGTERM is left to `stopping`.

@@ -16,6 +16,14 @@ GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] 
 EXPLANATIONS = {
     "our own error stays": (TrainerError(Reason.STORAGE_FULL, "disk"), Reason.STORAGE_FULL, "^disk$"),
     "gloo lost a peer": (GLOO, Reason.COLLECTIVE_FAILED, "another process was lost.*Connection closed by peer"),
+    "gloo waited in vain": (
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 1200000ms for recv "
+            "operation to complete"
+        ),
+        Reason.COLLECTIVE_FAILED,
+        "another process was lost, or the network between them: .*Timed out waiting 1200000ms",
+    ),
     "nccl lost a peer": (dist.DistBackendError("NCCL error"), Reason.COLLECTIVE_FAILED, "NCCL error"),
     "the GPU is full": (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nsee documentation"),
