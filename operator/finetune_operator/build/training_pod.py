@@ -39,11 +39,13 @@ def training_pod_template(
         ports: ports of the container besides that of its metrics.
         container_name: name of the container, where the back-end expects one.
     """
+    grace_seconds = plan.job.spec.run_policy.termination_grace_period_seconds
+    ours = {environment.ATTEMPT: str(attempt), environment.TERMINATION_GRACE_SECONDS: str(grace_seconds)}
     spec = pod.pod_spec(
         plan,
         verb="train",
         mounts=role.mounts,
-        variables={**variables, environment.ATTEMPT: str(attempt)},
+        variables={**variables, **ours},
         resources=pod.training_resources(plan),
         capabilities=pod.training_capabilities(plan),
         ports=[

@@ -66,6 +66,7 @@ def test_a_pods_place_in_the_gang_is_left_to_the_training_operator() -> None:
     for replicas in replica_specs(of_shape(3)).values():
         variables = environment_of(replicas["template"]["spec"])
         assert variables["FINETUNE_ATTEMPT"] == "2"
+        assert variables["FINETUNE_TERMINATION_GRACE_SECONDS"] == "300"
         assert [name for name in variables if name.startswith("PET_") or "RANK" in name] == []
 
 
