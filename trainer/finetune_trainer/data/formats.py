@@ -273,7 +273,8 @@ def _role(turn: Any, field: str, roles: dict[str, Role], where: str) -> Role:
         raise BadRowError(f"{where}: expected an object, found {_kind(turn)}")
     name = turn.get(field)
     if not isinstance(name, str) or name not in roles:
-        raise BadRowError(f"{where}.{field}: {name!r} is none of {', '.join(roles)}")
+        advice = ": set format: sharegpt" if name in _SHAREGPT_TURNS else ""
+        raise BadRowError(f"{where}.{field}: {name!r} is none of {', '.join(roles)}{advice}")
     return roles[name]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.contract.spec import Dataset, DatasetFormat, Overlong, Training
 from finetune_trainer.contract.termination import Reason
+from finetune_trainer.data import packed as packed_data
 from finetune_trainer.data import parallel
 from finetune_trainer.data.build import Source, build_data
 from finetune_trainer.data.formats import parse_row
@@ -411,3 +413,17 @@ def test_the_same_report_is_written_by_one_process_and_by_two(renderer: Renderer
         assert build(sources, renderer, tmp_path / "two", WIDE, holdout_share=0.1, num_processes=2) == alone
     for name in ("packed.arrow", "heldout.jsonl", "report.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_memory_grows_by_a_few_bytes_a_row(renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_data, "TOKENS_PER_RECORD_BATCH", 2000)
+    peaks = []
+    for number in (60, 700):
+        rows = [chat(f"{row} " + "x" * 200, question="y" * 200) for row in range(number)]
+        one = source(tmp_path, rows, name=f"{number}.jsonl")
+        tracemalloc.start()
+        build([one], renderer, tmp_path / str(number), Training(max_sequence_length=1024))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # A row takes 470 bytes in the file, and about 1,500 as tokens and marks of training.
+    assert peaks[1] - peaks[0] < 640 * 150

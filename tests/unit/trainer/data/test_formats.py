@@ -68,6 +68,70 @@ OPENAI_MESSAGES = [
 ]
 
 UNDERSTOOD: dict[str, tuple[DatasetFormat, dict[str, Any], Conversation]] = {
+    "sharegpt with calls and answers in turns of their own, and the tools beside them": (
+        DatasetFormat.SHAREGPT,
+        {
+            "conversations": [
+                {"from": "human", "value": "Weather in Paris?"},
+                {"from": "function_call", "value": '{"name": "get_weather", "arguments": {"city": "Paris"}}'},
+                {"from": "observation", "value": '{"sky": "clear"}'},
+                {"from": "gpt", "value": "It is clear."},
+            ],
+            "tools": json.dumps([FUNCTION]),
+            "system": "Be brief.",
+        },
+        Conversation((says(Role.SYSTEM, "Be brief."), *CALLED), (TOOL,)),
+    ),
+    "sharegpt with two calls at once": (
+        DatasetFormat.SHAREGPT,
+        {
+            "conversations": [
+                {"from": "human", "value": "Both?"},
+                {"from": "function_call", "value": json.dumps([{"name": "f", "arguments": {}}] * 2)},
+                {"from": "observation", "value": "1"},
+                {"from": "observation", "value": "2"},
+                {"from": "chatgpt", "value": "Done."},
+            ]
+        },
+        Conversation(
+            (
+                says(Role.USER, "Both?"),
+                says(Role.ASSISTANT, "", ToolCall("f", {}), ToolCall("f", {})),
+                says(Role.TOOL, "1"),
+                says(Role.TOOL, "2"),
+                says(Role.ASSISTANT, "Done."),
+            )
+        ),
+    ),
+    "alpaca with an input": (
+        DatasetFormat.ALPACA,
+        {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"},
+        Conversation((says(Role.USER, "Translate.\n\nGuten Tag"), says(Role.ASSISTANT, "Good day"))),
+    ),
+    "alpaca without an input, with a system text and a history": (
+        DatasetFormat.ALPACA,
+        {
+            "instruction": "And now?",
+            "input": "",
+            "output": "Yes.",
+            "system": "Be brief.",
+            "history": [["Hi", "Hello."]],
+        },
+        Conversation(
+            (
+                says(Role.SYSTEM, "Be brief."),
+                says(Role.USER, "Hi"),
+                says(Role.ASSISTANT, "Hello."),
+                says(Role.USER, "And now?"),
+                says(Role.ASSISTANT, "Yes."),
+            )
+        ),
+    ),
+    "openai in a table, where lists are texts of JSON": (
+        DatasetFormat.OPENAI,
+        {"messages": json.dumps(OPENAI_MESSAGES), "tools": json.dumps([TOOL])},
+        Conversation(CALLED, (TOOL,)),
+    ),
     "hermes with the tools in the system turn; its explanation goes, other words of it stay": (
         DatasetFormat.HERMES,
         hermes(("system", HERMES_SYSTEM.format(tool=json.dumps(TOOL))), *HERMES_TURNS),
@@ -225,6 +289,31 @@ def test_a_row_is_understood(case: str) -> None:
 
 
 REFUSED: dict[str, tuple[DatasetFormat, dict[str, Any], str]] = {
+    "sharegpt data called hermes": (
+        DatasetFormat.HERMES,
+        {"conversations": [{"from": "function_call", "value": "{}"}]},
+        "'function_call' is none of system, human, user, gpt, assistant, tool: set format: sharegpt",
+    ),
+    "alpaca data called openai": (
+        DatasetFormat.OPENAI,
+        {"instruction": "Hi", "output": "Hello."},
+        "the row looks like format alpaca: set format: alpaca",
+    ),
+    "a sharegpt call that is no JSON": (
+        DatasetFormat.SHAREGPT,
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": "f()"}]},
+        "conversations[2].value: is not JSON",
+    ),
+    "an alpaca row whose output is a number": (
+        DatasetFormat.ALPACA,
+        {"instruction": "1 + 1?", "output": 2},
+        "output: expected a text, found int",
+    ),
+    "an alpaca history that is no pair": (
+        DatasetFormat.ALPACA,
+        {"instruction": "a", "output": "b", "history": [["c"]]},
+        "history[1]: expected a list of two texts",
+    ),
     "a hermes row named glaive": (
         DatasetFormat.GLAIVE,
         hermes(("human", "Hi"), ("gpt", "Hello.")),

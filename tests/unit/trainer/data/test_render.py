@@ -207,6 +207,15 @@ def test_the_date_of_preparation_does_not_change_the_data(tmp_path: Path) -> Non
 
 
 REFUSED: dict[str, tuple[str, Conversation, str]] = {
+    "a row for whose calls the template needs a field that no call has": (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{% for call in message.tool_calls or [] %}"
+        "{{ call.function.name }}{{ call.function.arguments | tojson }}{% if call.function.name == 'get_weather' %}"
+        "{{ call.confidence.level }}{% endif %}{% endfor %}{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if tools %}{{ tools | tojson }}<|im_end|>{% endif %}",
+        ONE_CALL,
+        "turn 2: the model's chat template needs a field that a turn does not have: 'dict object' has no attribute "
+        "'confidence'; turns have role, content, tool_calls, tool_call_id and name: change the template",
+    ),
     "a row with half of a character": (
         chat_models.CHATML,
         Conversation((says("user", "Hi"), says("assistant", "Hello \ud83d"))),
@@ -225,7 +234,7 @@ REFUSED: dict[str, tuple[str, Conversation, str]] = {
     "a row that the template raises on, with the template's words": (
         chat_models.NO_SYSTEM_TURN,
         Conversation((says("user", "Hi"), says("user", "Hello?"), says("assistant", "Yes."))),
-        "the model's chat template refuses it: Conversation roles must alternate",
+        "turn 2: the model's chat template refuses it: Conversation roles must alternate",
     ),
     "parallel calls with an answer missing where one call is taken": (
         chat_models.ONE_CALL_A_TURN,
