@@ -244,3 +244,36 @@ def test_every_training_pod_that_is_not_of_an_attempt_is_in_its_way() -> None:
     assert [pod.name for pod in observed.in_the_way(1)] == ["calls-a1-node-0-old"]
     own = ["calls-a1-leader-0-x", "calls-a1-worker-0-x"]
     assert [pod.name for pod in observed.in_the_way(2)] == [own[0], "calls-a1-node-0-old", own[1]]
+
+
+def test_a_queue_that_takes_a_gangs_place_away_ends_no_attempt() -> None:
+    world = World(TWO_NODES).until_running()
+    job = world.jobs(TRAIN)[0]
+    suspend(job, spec=True, told=True, seconds=10)
+    for pod in world.pods(TRAIN):
+        told_to_leave(pod, 10)
+        stopped(pod, 12)
+    decision = world.settle()
+    assert (world.status.phase, world.status.reason) == ("Pending", "Queued")
+    assert (decision.apply, decision.delete, decision.force) == ((), (), ())
+    for pod in world.pods(TRAIN):
+        world.delete("Pod", pod["metadata"]["name"])
+    suspend(job, spec=False, told=False, seconds=20)
+    world.settle()
+    assert world.status.phase == "Starting"
+    world.set_pods(TRAIN, objects.running())
+    world.settle()
+    assert world.status.phase == "Running"
+    assert [(attempt.number, attempt.ended) for attempt in world.status.attempts] == [(1, None)]
+    assert world.status.restarts == 0
+
+
+def test_a_pod_on_a_dead_node_is_removed_by_force_after_a_minute_and_not_before() -> None:
+    world = World(TWO_NODES).until_running()
+    pod = world.pods(TRAIN)[1]
+    silenced(pod, seconds=60)
+    told_to_leave(pod, seconds=120)
+    world.now = datetime.fromisoformat(at(179))
+    assert world.decide().force == ()
+    world.now = datetime.fromisoformat(at(180))
+    assert [child.key.name for child in world.decide().force] == [pod["metadata"]["name"]]
