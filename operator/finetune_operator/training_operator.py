@@ -13,7 +13,7 @@ from finetune_trainer.contract.termination import Reason
 
 Body = Mapping[str, Any]
 
-_MANIFESTS = "github.com/kubeflow/training-operator/manifests/overlays/standalone?ref=v1.9.4"
+_MANIFESTS = "github.com/kubeflow/training-operator.git/manifests/overlays/standalone?ref=v1.9.4"
 
 
 def why_backend_is_missing(kind: str) -> Trouble:

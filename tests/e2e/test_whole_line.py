@@ -1,10 +1,11 @@
 """One job, from `kubectl apply` to its adapter, looked at from every side while a Prometheus scrapes it.
 
-The operator is restarted in the middle of the run: everything below holds all the same.
+The operator is restarted in the middle of the run: everything below holds all the same, whichever back-end trains.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,21 @@ from transformers import AutoModelForCausalLM
 
 from dev.cluster.image_build import TRAINER
 from tests.e2e.jobs import Reader, start_reader, tiny_job
-from tests.e2e.kubectl import JobView, Kubectl
+from tests.e2e.kubectl import JobView, Kubectl, fresh_namespace
 from tests.e2e.prometheus import running_prometheus
 
 pytestmark = pytest.mark.e2e
 
 NAME = "whole-line"
+# What the pod of rank 0 is called in each back-end.
+RANK_ZERO = {"Job": f"{NAME}-a1-leader", "PyTorchJob": f"{NAME}-a1-master"}
 
 
 @dataclass(frozen=True)
 class Run:
     """What was seen of one run."""
 
+    backend: str
     kubectl: Kubectl
     job: JobView
     table_while_running: str
@@ -40,12 +44,16 @@ class Run:
     reader: Reader
 
 
-@pytest.fixture(scope="module")
-def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    kubectl = module_namespace
+@pytest.fixture(scope="module", params=["Job", "PyTorchJob"])
+def run(request: pytest.FixtureRequest, operator: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with fresh_namespace(operator) as kubectl:
+        yield _run(request.param, kubectl, operator, tmp_path_factory)
+
+
+def _run(backend: str, kubectl: Kubectl, operator: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("prometheus")
     with running_prometheus(directory) as prometheus:
-        kubectl.apply(tiny_job(NAME, training__epochs=20, training__maxStepsPerEpoch=4))
+        kubectl.apply(tiny_job(NAME, compute__backend=backend, training__epochs=20, training__maxStepsPerEpoch=4))
         kubectl.wait_for_job(NAME, lambda job: job.step >= 2)
         prometheus.scrape(kubectl.items("pods", "finetune.dev/stage=train"))
         table = kubectl.run("get", "finetunejobs")
@@ -60,6 +68,7 @@ def run(module_namespace: Kubectl, operator: Kubectl, tmp_path_factory: pytest.T
     claims = {f"/mnt/{kind}": f"{NAME}-{kind}" for kind in ("shared", "network")}
     reader = start_reader(kubectl, TRAINER.reference(), claims)
     return Run(
+        backend=backend,
         kubectl=kubectl,
         job=job,
         table_while_running=table,
@@ -118,7 +127,8 @@ def test_restarting_the_operator_in_the_middle_of_a_run_changes_nothing_in_the_r
 
 
 def test_prometheus_has_the_loss_and_the_step_of_rank_zero_alone(run: Run) -> None:
-    assert [series["metric"]["pod"].rsplit("-", 2)[0] for series in run.step_series] == [f"{NAME}-a1-leader"]
+    (pod,) = [series["metric"]["pod"] for series in run.step_series]
+    assert pod.startswith(f"{RANK_ZERO[run.backend]}-0")
     # The last scrape is a second or two before the end, and a step takes a tenth of one.
     assert 20 < float(run.step_series[0]["value"][1]) <= 80
     assert 0 < float(run.loss_series[0]["value"][1]) < run.job.status["result"]["firstLoss"]
@@ -126,8 +136,10 @@ def test_prometheus_has_the_loss_and_the_step_of_rank_zero_alone(run: Run) -> No
 
 def test_only_the_leader_mounts_a_disk_that_one_node_alone_can_hold(run: Run) -> None:
     shared, network = f"{NAME}-shared", f"{NAME}-network"
-    by_role = {("leader" if "-leader-" in pod else "worker"): claims for pod, claims in run.claims_by_pod.items()}
-    assert by_role == {"leader": {shared, network}, "worker": {shared}}
+    is_leader = {pod: pod.startswith(RANK_ZERO[run.backend]) for pod in run.claims_by_pod}
+    assert sorted(is_leader.values()) == [False, True]
+    for pod, claims in run.claims_by_pod.items():
+        assert claims == ({shared, network} if is_leader[pod] else {shared})
 
 
 def test_the_log_files_are_on_the_network_disk(run: Run) -> None:
@@ -169,7 +181,7 @@ def test_deleting_the_job_keeps_its_claims_and_nothing_else(run: Run) -> None:
         lambda: (
             not any(
                 run.kubectl.items(kind, f"finetune.dev/job={NAME}")
-                for kind in ("jobs", "pods", "services", "configmaps")
+                for kind in ("jobs", "pytorchjobs", "pods", "services", "configmaps")
             )
         ),
     )

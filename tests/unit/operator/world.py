@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_operator import observe
+from finetune_operator import back_ends, observe
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.causes import Trouble
@@ -36,6 +37,7 @@ class World:
         self.warnings: dict[ObjectKey, list[Body]] = {}
         self.heard: Heard | None = None
         self.obstacle: Trouble | None = None
+        self.lacking: Trouble | None = None
         self.events: list[JobEvent] = []
         self.versions = 0
         self.lingers = False
@@ -57,7 +59,7 @@ class World:
         job = FineTuneJob.parse(self.body)
         plan = make_plan(job, SETTINGS, observe.access_modes(children))
         observed = observe.observe(UID, children, self.warnings, self.now, obstacle=self.obstacle)
-        return decide(plan, observed, self.now, TIMING, self.heard)
+        return decide(plan, replace(observed, lacking=self.lacking), self.now, TIMING, self.heard)
 
     def step(self, killed_after: str | None = None) -> Decision:
         """Decide once and carry it out, or only a part of it: the operator is killed after it `made` or `told`."""
@@ -151,18 +153,18 @@ class World:
         return [
             body
             for key, body in sorted(self.objects.items())
-            if key.kind == "Job" and body["metadata"]["labels"]["finetune.dev/stage"] == stage
+            if key.kind in back_ends.WORKLOAD_KINDS and body["metadata"]["labels"]["finetune.dev/stage"] == stage
         ]
 
     def make_pods(self, stage: str) -> list[Body]:
-        """Play the Job controller: a pod for each completion."""
+        """Play the Job controller, or the training-operator: all pods of a gang at once."""
         for job in self.jobs(stage):
             self.make_pods_of(job)
         return self.pods(stage)
 
     def make_pods_of(self, job: Body) -> None:
-        for index in range(job["spec"].get("completions", 1)):
-            name = f"{job['metadata']['name']}-{index}-x"
+        for pod_name in _pod_names(job):
+            name = f"{job['metadata']['name']}-{pod_name}"
             if ObjectKey("Pod", name) not in self.objects:
                 pod = self.stored(objects.pod(name, owner_uid=job["metadata"]["uid"]))
                 pod["metadata"]["labels"] = dict(job["metadata"]["labels"])
@@ -207,6 +209,14 @@ class World:
         self.set_pods(TRAIN, objects.running())
         self.settle()
         return self
+
+
+def _pod_names(job: Body) -> list[str]:
+    """Return what the pods of a Job or a PyTorchJob are called, after its own name."""
+    if not back_ends.is_pytorch_job(job):
+        return [f"{index}-x" for index in range(job["spec"].get("completions", 1))]
+    replicas = job["spec"]["pytorchReplicaSpecs"].items()
+    return [f"{kind.lower()}-{index}" for kind, spec in replicas for index in range(spec["replicas"])]
 
 
 def set_job_condition(job: Body, condition: str, message: str = "") -> None:
