@@ -78,7 +78,7 @@ class Training:
         }
         for parameter in self.adapter.values():
             parameter.grad = torch.randn_like(parameter)
-        self.optimizer = torch.optim.AdamW(self.adapter.values(), lr=2e-4)
+        self.optimizer = torch.optim.AdamW(self.adapter.values(), lr=2e-4, fused=True)
         create_moments(self.optimizer)
         self.moments = optimizer_tensors(self.optimizer, self.adapter)
         size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
