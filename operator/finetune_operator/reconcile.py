@@ -15,7 +15,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble, is_pending_claim
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide import Decision, Timing, decide, name_taken, refuse
+from finetune_operator.decide import Decision, Timing, ask_again_after_seconds, decide, name_taken, refuse
 from finetune_operator.errors import ApiError, ForeignObject, InvalidJob
 from finetune_operator.events import events_between
 from finetune_operator.metrics import Metrics
@@ -143,13 +143,15 @@ class Reconciler:
             return Trouble(ConditionReason.REFUSED, f"{error} It is tried again by itself.")
 
     async def _listen(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Heard | None:
-        """Ask rank 0 how far it is, when the gang runs and it was not asked in this interval."""
+        """Ask rank 0 how far it is, when the gang runs and it was not asked just now."""
         status, last = plan.job.status, self._asked.get(key)
         if answer(status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not status.attempts:
             return None
-        # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
-        if last is not None and (now - last).total_seconds() < self._timing.progress_interval_seconds - 0.5:
-            return None
+        if last is not None:
+            # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
+            interval_seconds = ask_again_after_seconds(status, last, self._timing) - 0.5
+            if (now - last).total_seconds() < interval_seconds:
+                return None
         self._asked[key] = now
         gang = observed.gangs.get(status.attempts[-1].number, ())
         address = gang[0].pods[0].ip if gang and gang[0].pods else None

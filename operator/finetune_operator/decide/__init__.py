@@ -17,5 +17,6 @@ were made before the operator was stopped, and before it could tell so, are foun
 from finetune_operator.decide.children import name_taken
 from finetune_operator.decide.decision import Decision, Timing
 from finetune_operator.decide.job import decide, refuse
+from finetune_operator.decide.train import ask_again_after_seconds
 
-__all__ = ["Decision", "Timing", "decide", "name_taken", "refuse"]
+__all__ = ["Decision", "Timing", "ask_again_after_seconds", "decide", "name_taken", "refuse"]

@@ -56,7 +56,18 @@ def test_a_gang_runs_when_every_pod_of_it_runs() -> None:
     second["status"] = objects.running()
     decision = world.settle()
     assert world.status.phase == "Running"
-    assert decision.wake_after_seconds == 10
+    assert decision.wake_after_seconds == 2
+
+
+def test_rank_0_is_asked_soon_until_it_is_heard_and_then_in_the_interval_that_was_set() -> None:
+    world = World(TWO_NODES).until_running()
+    waits = []
+    for _ in range(5):
+        waits.append(world.settle().wake_after_seconds)
+        world.advance(waits[-1] or 0)
+    assert waits == [2, 2, 4, 8, 10]
+    world.heard = objects.heard()
+    assert world.settle().wake_after_seconds == 10
 
 
 def test_a_gang_that_ran_does_not_start_again_while_its_pods_end_one_by_one() -> None:

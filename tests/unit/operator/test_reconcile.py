@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from aiohttp import web
 from kubernetes.aio import client
 
@@ -16,8 +17,10 @@ from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import Reconciler, status_document
 from finetune_operator.store import JobKey, Store
+from finetune_trainer.contract import series
 from tests.factories import SETTINGS, manifest
 from tests.unit.operator import kubernetes_objects as objects
+from tests.unit.operator.world import TRAIN, TWO_NODES, World, set_job_condition
 
 CALLS = JobKey("team-a", "calls")
 NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
@@ -37,6 +40,8 @@ class ApiServer:
         self.objects: dict[str, dict[str, Any]] = {}
         self.requests: list[tuple[str, str]] = []
         self.version = 0
+        self.refuses: str | None = None
+        """End of the paths that may not be written."""
 
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.version += 1
@@ -50,6 +55,10 @@ class ApiServer:
         if request.method == "GET":
             found = self.objects.get(path)
             return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
+        if self.refuses is not None and request.path.endswith(self.refuses):
+            return web.json_response({"message": "forbidden"}, status=403)
+        if request.method == "DELETE":
+            return web.json_response({})
         sent = json.loads(await request.text())
         if request.path.endswith("/status"):
             sent = self.objects[path] | {"status": sent["status"]}
@@ -71,8 +80,9 @@ async def has_every_kind(_: str) -> bool:
 
 @asynccontextmanager
 async def looking_at(
-    spec: dict[str, Any], has_kind: Callable[[str], Awaitable[bool]] = has_every_kind
+    spec: dict[str, Any], has_kind: Callable[[str], Awaitable[bool]] = has_every_kind, world: World | None = None
 ) -> AsyncIterator[tuple[ApiServer, Reconciler]]:
+    """A reconciler of one job: a new one with this spec, or that of a world with all that is there of it."""
     server, store = ApiServer(), Store()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.answer)
@@ -82,9 +92,12 @@ async def looking_at(
     host, port = runner.addresses[0][:2]
     api_client = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
     cluster = Cluster(Connection(api_client, Metrics()), Metrics())
-    store.see(server.put(JOB, manifest(spec)))
+    store.see(server.put(JOB, manifest(spec) if world is None else world.body))
+    for body in world.objects.values() if world is not None else ():
+        store.see(body, CALLS)
+    clock = (lambda: NOW) if world is None else lambda: world.now
     try:
-        yield server, Reconciler(cluster, store, SETTINGS, Metrics(), lambda: NOW, has_kind)
+        yield server, Reconciler(cluster, store, SETTINGS, Metrics(), clock, has_kind)
     finally:
         await cluster.close()
         await runner.cleanup()
@@ -165,3 +178,68 @@ async def test_a_back_end_that_the_operator_may_not_use_is_told_with_the_api_ser
     async with looking_at({"compute": {"backend": "PyTorchJob"}}, has_kind) as (server, reconciler):
         await reconciler.reconcile(CALLS)
         assert server.told() == ("Pending", "Refused")
+
+
+def _broken_off() -> World:
+    world = World(TWO_NODES).until_running()
+    world.pods(TRAIN)[0]["status"] = objects.ended("", exit_code=137, reason="OOMKilled")
+    set_job_condition(world.jobs(TRAIN)[0], "Failed")
+    return world
+
+
+async def test_why_an_attempt_ended_is_told_before_anything_of_it_is_deleted() -> None:
+    async with looking_at({}, world=_broken_off()) as (server, reconciler):
+        await reconciler.reconcile(CALLS)
+        written = [(method, path.rsplit("/", 1)[-1]) for method, path in server.requests if method != "GET"]
+        assert written == [
+            ("PATCH", "status"),
+            ("POST", "events"),
+            ("DELETE", "calls-a1-node"),
+            ("DELETE", "calls-a1"),
+        ]
+
+
+async def test_nothing_is_deleted_for_a_reason_that_could_not_be_told() -> None:
+    async with looking_at({}, world=_broken_off()) as (server, reconciler):
+        server.refuses = "/status"
+        with pytest.raises(ApiError):
+            await reconciler.reconcile(CALLS)
+        assert "DELETE" not in {method for method, _ in server.requests}
+
+
+async def test_a_job_whose_time_is_over_is_deleted_with_its_children() -> None:
+    world = World(TWO_NODES).until_running()
+    world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
+    world.finish_jobs(TRAIN, "Complete")
+    world.settle()
+    world.change_spec({"runPolicy": {"ttlSecondsAfterFinished": 0}})
+    world.step()
+    async with looking_at({}, world=world) as (server, reconciler):
+        await reconciler.reconcile(CALLS)
+        assert server.requests == [("DELETE", JOB)]
+
+
+async def test_rank_0_is_asked_soon_and_ever_more_rarely_until_it_tells_of_its_training(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setattr(series, "METRICS_PORT", unused_tcp_port)
+    world = World(TWO_NODES).until_prepared()
+    world.set_pods(TRAIN, objects.running("127.0.0.1"))
+    world.settle()
+    asked_at = []
+
+    async def answer(_: web.Request) -> web.Response:
+        asked_at.append((world.now - started).total_seconds())
+        return web.Response(status=404)
+
+    application = web.Application()
+    application.router.add_get(series.PROGRESS_PATH, answer)
+    exporter = web.AppRunner(application)
+    await exporter.setup()
+    await web.TCPSite(exporter, "127.0.0.1", unused_tcp_port).start()
+    started = world.now
+    async with looking_at({}, world=world) as (_, reconciler):
+        for _ in range(7):
+            world.advance(await reconciler.reconcile(CALLS) or 0)
+    await exporter.cleanup()
+    assert asked_at == [0, 2, 4, 8, 16, 26, 36]
