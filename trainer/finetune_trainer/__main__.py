@@ -1,4 +1,7 @@
-"""`python -m finetune_trainer prepare|train|evaluate JOB.yaml`: the same verbs in a pod and on a laptop."""
+"""`python -m finetune_trainer prepare|train|evaluate JOB.yaml`: the same verbs in a pod and on a laptop.
+
+Beside them stand the commands of `workbench` for a person with an adapter: test-functions, benchmark, bfcl.
+"""
 
 import argparse
 import logging
@@ -36,10 +39,15 @@ LIBRARY_SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+WORKBENCH_COMMANDS = ("test-functions", "benchmark", "bfcl")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; the exit status is 0, or 1 with one line on standard error and a termination message."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in WORKBENCH_COMMANDS:
+        return _run_workbench(words)
+    options = _parser().parse_args(words)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -54,6 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print(f"{termination.reason}: {termination.message}", file=sys.stderr)
     return STOPPED_EXIT_CODE if termination.reason is Reason.TERMINATED else 1
+
+
+def _run_workbench(words: list[str]) -> int:
+    from finetune_trainer.workbench.command import main as run
+
+    return run(words)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ import torch
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.spec import Device
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.data.conversation import BadRowError
 from finetune_trainer.data.heldout import HeldOutRow
@@ -21,8 +20,8 @@ from finetune_trainer.evaluate.statistics import Floats
 from finetune_trainer.evaluate.turns import Turn, make_turns
 from finetune_trainer.inference.adapter import read_adapter
 from finetune_trainer.inference.decoder import Decoder, load_decoder
+from finetune_trainer.inference.device import find_device
 from finetune_trainer.inference.dialect import Dialect, find_stop_tokens
-from finetune_trainer.processors import num_available_cpus
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -84,21 +83,3 @@ def load_subject(job: TrainerJob, paths: JobPaths, prepared: PreparedReport, row
         row_of_document=[index for index, _ in documents],
         num_rows=len(rows),
     )
-
-
-def find_device(device: Device) -> torch.device:
-    """Return the first GPU, or the CPU with as many threads as the container has processors.
-
-    Raises:
-        TrainerError: DEVICE_UNAVAILABLE.
-    """
-    if device is Device.CPU:
-        torch.set_num_threads(num_available_cpus())
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise TrainerError(
-            Reason.DEVICE_UNAVAILABLE,
-            "compute.device is gpu, but CUDA finds no GPU here. Check that the node has a driver and the NVIDIA device "
-            "plugin; or set compute.device: cpu",
-        )
-    return torch.device("cuda", 0)

@@ -79,7 +79,7 @@ def write_batch(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -
     """Write what follows each prompt of one batch; as `generate`."""
     tokens: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
-    for row, token in _stream(decoder, prompts, writing):
+    for row, token in stream(decoder, prompts, writing):
         if token in writing.stop_tokens:
             ended[row] = True
         else:
@@ -87,8 +87,8 @@ def write_batch(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -
     return [Written(tuple(row), end) for row, end in zip(tokens, ended, strict=True)]
 
 
-def _stream(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -> Iterator[tuple[int, int]]:
-    """Yield (row, token) as they are written; rows that have ended leave the batch."""
+def stream(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -> Iterator[tuple[int, int]]:
+    """Yield (row, token) as they are written, for one batch; rows that have ended leave it. Needs inference mode."""
     batch = _Batch(decoder, prompts, writing)
     rows = list(range(len(prompts)))
     logits = batch.read()

@@ -29,7 +29,7 @@ JobAndPaths = tuple[TrainerJob, JobPaths]
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Threads for a model of this size mostly wait for each other, the more so where tests run in parallel."""
-    with mock.patch("finetune_trainer.evaluate.subject.num_available_cpus", return_value=1):
+    with mock.patch("finetune_trainer.inference.device.num_available_cpus", return_value=1):
         yield
 
 
