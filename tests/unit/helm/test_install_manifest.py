@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from finetune_operator import __version__, cluster, endpoints
+from finetune_operator import __version__, endpoints, resources
 from finetune_operator.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,7 +64,7 @@ def test_the_operator_may_do_what_it_does_and_no_more(objects: Mapping[str, Mani
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert granted == dict(cluster.PERMISSIONS)
+    assert granted == dict(resources.PERMISSIONS)
 
 
 def test_it_may_read_no_secret(objects: Mapping[str, Manifest]) -> None:
