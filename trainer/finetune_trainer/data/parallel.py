@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 32
 CHARACTERS_AT_ONCE = 1 << 20  # a few rows of many million characters are not kept waiting together
 PORTIONS_UNDER_WAY = 3  # for each process
+# Without a CPU limit a container sees all processors of its node; the prepare pod asks for 4 GiB of memory.
+MAX_PROCESSES = 16
 # Below this, starting processes takes longer than they save.
 PARALLEL_FROM_BYTES = 16 << 20
 
@@ -64,10 +66,11 @@ class Workers:
 
 @contextmanager
 def workers(work: RowWork, num_bytes: int, num_processes: int) -> Iterator[Workers]:
-    """Start the workers that data of `num_bytes` is worth, at most `num_processes`, and end them."""
+    """Start the workers that data of `num_bytes` is worth, at most `num_processes` and `MAX_PROCESSES`."""
     if num_processes == 1 or num_bytes < PARALLEL_FROM_BYTES:
         yield Workers(work, None, 1)
         return
+    num_processes = min(num_processes, MAX_PROCESSES)
     logger.info("tokenising in %d processes", num_processes)
     # NB: not fork: the libraries of this process have threads, and their locks would be copied as they are.
     context = multiprocessing.get_context("forkserver")
