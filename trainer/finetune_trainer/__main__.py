@@ -138,7 +138,8 @@ def summarise(prepared: PreparedReport) -> str:
     dropped: Counter[str] = Counter()
     for dataset in prepared.datasets:
         dropped.update(dataset.dropped)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        dropped["held out"] += dataset.rows_held_out
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()) if count)
     left_out = f" (left out: {reasons})" if reasons else ""
     rows_read = sum(dataset.rows_read for dataset in prepared.datasets)
     rows_kept = sum(dataset.rows_kept for dataset in prepared.datasets)
