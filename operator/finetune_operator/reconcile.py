@@ -31,6 +31,8 @@ from finetune_operator.training_operator import why_backend_is_missing
 logger = logging.getLogger(__name__)
 
 _CLAIM = "PersistentVolumeClaim"
+# Of all jobs together: a thousand that train are asked less often than ten.
+_QUESTIONS_PER_SECOND = 10.0
 
 
 class Reconciler:
@@ -64,7 +66,6 @@ class Reconciler:
         self._metrics = metrics
         self._clock = clock
         self._has_kind = has_kind
-        self._timing = Timing(settings.progress_interval_seconds, settings.force_delete_seconds)
         self._asked: dict[JobKey, datetime] = {}
 
     async def reconcile(self, key: JobKey) -> float | None:
@@ -104,6 +105,11 @@ class Reconciler:
         observed = await self._observe(key, plan, moment.now, obstacle)
         heard = await self._listen(key, plan, observed, moment.now)
         return decide(plan, observed, moment.now, self._timing, heard)
+
+    @property
+    def _timing(self) -> Timing:
+        interval_seconds = max(self._settings.progress_interval_seconds, len(self._asked) / _QUESTIONS_PER_SECOND)
+        return Timing(interval_seconds, self._settings.force_delete_seconds)
 
     async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
         """Fetch the claims that the job names, until it is accepted and they are bound: no watch tells of them.
@@ -146,10 +152,11 @@ class Reconciler:
         """Ask rank 0 how far it is, when the gang runs and it was not asked just now."""
         status, last = plan.job.status, self._asked.get(key)
         if answer(status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not status.attempts:
+            self._asked.pop(key, None)
             return None
         if last is not None:
             # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
-            interval_seconds = ask_again_after_seconds(status, last, self._timing) - 0.5
+            interval_seconds = ask_again_after_seconds(plan.job, status, last, self._timing) - 0.5
             if (now - last).total_seconds() < interval_seconds:
                 return None
         self._asked[key] = now

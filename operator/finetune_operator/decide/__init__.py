@@ -7,8 +7,8 @@ or a deleted child needs no code of its own. Deciding again on what a decision h
                             `-> attempt 2 ...     (from the last checkpoint, when attempt 1 broke off)
 
 `job` is the story, with `suspend` beside it; `prepare` and `train` are its stages. `ending` knows how an attempt ends,
-`failures` why, and `attempts` what follows; `children` what to make and what is in the way; `decision` what goes in and
-what comes out.
+`failures` why, and `attempts` what follows; `children` what to make and what is in the way, `questions` when to ask rank 0;
+`decision` what goes in and what comes out.
 
 What was decided before stands in the status alone. An attempt's objects have its number in their names, so those that
 were made before the operator was stopped, and before it could tell so, are found again.
@@ -17,6 +17,6 @@ were made before the operator was stopped, and before it could tell so, are foun
 from finetune_operator.decide.children import name_taken
 from finetune_operator.decide.decision import Decision, Timing
 from finetune_operator.decide.job import decide, refuse
-from finetune_operator.decide.train import ask_again_after_seconds
+from finetune_operator.decide.questions import ask_again_after_seconds
 
 __all__ = ["Decision", "Timing", "ask_again_after_seconds", "decide", "name_taken", "refuse"]

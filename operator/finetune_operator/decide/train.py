@@ -5,7 +5,7 @@ pod of it is gone: two gangs would hold twice the GPUs and write to one director
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
@@ -13,15 +13,15 @@ from finetune_operator.build import build_claims, build_config_map, build_gang
 from finetune_operator.build.manifest import Manifest
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import earliest_start, next_number, under_way
-from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look, Timing
+from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
 from finetune_operator.decide.ending import end_of_attempt, never_heard, with_last_word, workloads_of
+from finetune_operator.decide.questions import ask_again_after_seconds
 from finetune_operator.progress import with_report
 from finetune_operator.workloads import JobState
 from finetune_trainer.contract import series
 
 # Until its exporter serves, a process has to import torch.
 _ORDINARY_SILENCE = timedelta(minutes=5)
-_FIRST_QUESTION_SECONDS = 2.0
 _WORDS_FOR_SILENCE = (
     f"Rank 0 does not answer on port {series.METRICS_PORT}, so that neither its progress nor a stall can be seen. "
     "Let the operator's pod reach it: look for a NetworkPolicy in the namespace."
@@ -73,7 +73,9 @@ def _keep_up(look: Look, status: FineTuneJobStatus, number: int, wanted_gang: Se
     apply = children.due(wanted, observed) if obstacle is None else ()
     if whole and all(job.running or job.state is JobState.SUCCEEDED for job in gang):
         status = _running(look, status)
-        return Decision(status, apply, wake_after_seconds=ask_again_after_seconds(status, look.now, look.timing))
+        return Decision(
+            status, apply, wake_after_seconds=ask_again_after_seconds(plan.job, status, look.now, look.timing)
+        )
     if obstacle is not None:
         return Decision(tell.starting(status, moment, obstacle), wake_after_seconds=LOOK_AGAIN_SECONDS)
     waits = observed.claims or next((job.waits for job in gang if job.waits is not None), None)
@@ -82,15 +84,6 @@ def _keep_up(look: Look, status: FineTuneJobStatus, number: int, wanted_gang: Se
         apply,
         wake_after_seconds=children.wake_while_waiting(status, waits, look),
     )
-
-
-def ask_again_after_seconds(status: FineTuneJobStatus, now: datetime, timing: Timing) -> float:
-    """Return how long after one question to rank 0 of a running gang the next one follows: soon until it is heard."""
-    running_since = tell.answered_at(status, ConditionType.RUNNING)
-    if running_since is None or not status.attempts or status.attempts[-1].resumed_from_step is not None:
-        return timing.progress_interval_seconds
-    runs_for_seconds = (now - running_since).total_seconds()
-    return min(max(runs_for_seconds, _FIRST_QUESTION_SECONDS), timing.progress_interval_seconds)
 
 
 def _running(look: Look, status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -66,8 +66,10 @@ def test_rank_0_is_asked_soon_until_it_is_heard_and_then_in_the_interval_that_wa
         waits.append(world.settle().wake_after_seconds)
         world.advance(waits[-1] or 0)
     assert waits == [2, 2, 4, 8, 10]
-    world.heard = objects.heard()
+    world.heard = objects.heard(step=1, last_step_time=world.now.isoformat())
     assert world.settle().wake_after_seconds == 10
+    world.advance(120)
+    assert world.settle().wake_after_seconds == 30
 
 
 def test_a_gang_that_ran_does_not_start_again_while_its_pods_end_one_by_one() -> None:

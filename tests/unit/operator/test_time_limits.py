@@ -109,7 +109,9 @@ def test_a_deadline_that_is_moved_in_mid_run_counts() -> None:
 def test_a_gang_that_does_no_step_for_too_long_is_stopped_and_starts_anew() -> None:
     world = _world(stallTimeoutSeconds=600).until_running()
     _step(world, 10)
-    world.advance(599)
+    world.advance(590)
+    assert world.settle().wake_after_seconds == 10
+    world.advance(9)
     world.settle()
     assert world.status.phase == "Running"
     world.advance(1)
