@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _START_RETRY_SECONDS = 3.0
 _CATCH_UP_SECONDS = 600.0
+_CHECK_SECONDS = 60.0
 
 
 def run() -> None:
@@ -203,10 +204,11 @@ async def _work(operator: Operator) -> None:
 
 async def _look_again(operator: Operator) -> None:
     """Look at every job from time to time, and now and then at the whole cluster: a watch may have missed something."""
+    resync_seconds = operator.settings.resync_interval_seconds
     loop = asyncio.get_running_loop()
-    next_catch_up = loop.time() + _CATCH_UP_SECONDS
+    next_resync, next_catch_up = loop.time() + resync_seconds, loop.time() + _CATCH_UP_SECONDS
     while True:
-        await asyncio.sleep(operator.settings.resync_interval_seconds)
+        await asyncio.sleep(min(resync_seconds, _CHECK_SECONDS))
         try:
             # NB: kopf's watch ends for good when the definition goes, and says so in its log only.
             await operator.cluster.check_definition(operator.namespaces[0])
@@ -217,7 +219,9 @@ async def _look_again(operator: Operator) -> None:
                     await operator.watches.catch_up(resource)
         except ApiError as error:
             logger.warning("%s", error)
-        operator.look_at_all()
+        if loop.time() >= next_resync:
+            next_resync = loop.time() + resync_seconds
+            operator.look_at_all()
 
 
 def _registry(operator: Operator) -> kopf.OperatorRegistry:

@@ -1,5 +1,6 @@
 """What the clock alone decides: deadlines, stalls, and when a finished job goes."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -248,3 +249,23 @@ def test_nothing_of_a_finished_job_changes_while_its_children_go() -> None:
     before = world.status
     world.settle()
     assert world.status == before
+
+
+# Questions.
+
+
+def test_the_longer_the_last_step_is_ago_the_later_rank_0_is_asked_again_and_in_time_for_a_stall() -> None:
+    world = _world(stallTimeoutSeconds=1000).until_running()
+    _step(world, 10)
+    stepped_at, waits = world.now, {}
+    for still_for_seconds in (20, 400, 600, 900, 995):
+        world.now = stepped_at + timedelta(seconds=still_for_seconds)
+        waits[still_for_seconds] = world.settle().wake_after_seconds
+    assert waits == {20: 10, 400: 100, 600: 150, 900: 100, 995: 5}
+
+
+def test_without_a_stall_timeout_rank_0_is_asked_every_five_minutes_at_least() -> None:
+    world = _world(stallTimeoutSeconds=0).until_running()
+    _step(world, 10)
+    world.advance(100_000)
+    assert world.settle().wake_after_seconds == 300

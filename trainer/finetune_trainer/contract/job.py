@@ -102,7 +102,7 @@ def _yaml_text(name: str, namespace: str, uid: str, spec_json: str) -> str:
         "metadata": {"name": name, "namespace": namespace, "uid": uid},
         "spec": json.loads(spec_json),
     }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
 def describe_problems(error: ValidationError, prefix: str) -> list[str]:
