@@ -2,7 +2,8 @@
 
     python -m benchmarks.trainer.step                                  # Llama 3.1 8B, rank 64, 2 x 4096 tokens, bf16
     python -m benchmarks.trainer.step --kernels plain --steps 8
-    python -m benchmarks.trainer.step --table                          # what the planner is fitted to
+    python -m benchmarks.trainer.step --list leagues                   # what is compared with other trainers
+    python -m benchmarks.trainer.step --list planner                   # what the planner is fitted to
 
 Weights and tokens are drawn on the GPU, every token is a target, and each step ends in an update. `throughput` measures
 the whole `train` with its files, its data and its checks; here a configuration takes seconds. A line of JSON is printed
@@ -93,11 +94,26 @@ TABLE = [
 ]
 
 
+LEAGUES = [
+    Configuration(),
+    Configuration(dropout=0.1, steps=12),
+    Configuration(batch=4, steps=12),
+    Configuration(documents="packed", steps=12),
+    Configuration(documents="packed", targets="qkv", rank=8, steps=12),
+    Configuration(checkpointing=True, steps=8),
+    Configuration(kernels="plain", checkpointing=True, steps=6),
+    Configuration(kernels="plain", documents="packed", checkpointing=True, steps=6),
+]
+
+
+LISTS = {"planner": TABLE, "leagues": LEAGUES}
+
+
 def main() -> int:
-    """Measure one configuration, or the table."""
+    """Measure one configuration, or a list of them."""
     arguments = _parser().parse_args()
     given = {name: value for name, value in vars(arguments).items() if name in Configuration.__dataclass_fields__}
-    configurations = TABLE if arguments.table else [Configuration(**given)]
+    configurations = LISTS[arguments.list] if arguments.list else [Configuration(**given)]
     for configuration in configurations:
         print(json.dumps(measure(configuration, arguments.profile)), flush=True)
         gc.collect()
@@ -118,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kernels", choices=("fused", "plain"), default=default.kernels)
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=default.checkpointing)
     parser.add_argument("--steps", type=int, default=default.steps)
-    parser.add_argument("--table", action="store_true", help="measure the planner's configurations instead")
+    parser.add_argument("--list", choices=sorted(LISTS), help="measure a list of configurations instead")
     parser.add_argument("--profile", action="store_true", help="print where the time of one more step goes")
     return parser
 

@@ -23,48 +23,14 @@ import torch
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.trainer.shapes import SHAPES
 from dev.hub.tiny_llama import write_model as write_tiny_model
 from finetune_trainer.contract.series import GPU_MEMORY_PEAK_BYTES, METRICS_PATH, METRICS_PORT
 
 WARM_UP_STEPS = 3
 SAMPLES = Path("manifests/samples/data/function-calling-hermes.jsonl")
-
-LLAMA_3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.1-8b": {
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "rope_parameters": LLAMA_3_ROPE,
-    },
-    "llama-3.2-1b": {
-        "vocab_size": 128256,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "rope_parameters": LLAMA_3_ROPE | {"factor": 32.0},
-        "tie_word_embeddings": True,
-    },
-}
 
 
 def main() -> int:
@@ -100,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--documents", choices=("long", "packed"), default="long")
-    parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--kernels", choices=("auto", "fused", "plain"), default="auto")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     return parser
 
 
@@ -110,10 +79,10 @@ def write_random_model(directory: Path, sizes: dict[str, Any]) -> None:
     write_tiny_model(SAMPLES.read_text(encoding="utf-8").splitlines(), directory)
     for file in directory.glob("*.safetensors"):
         file.unlink()
-    config = LlamaConfig(**sizes, torch_dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config = AutoConfig.for_model(**sizes, dtype="bfloat16")
     config.save_pretrained(directory)
     with torch.device("meta"):
-        weights = LlamaForCausalLM(config).state_dict()
+        weights = AutoModelForCausalLM.from_config(config).state_dict()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shards: dict[str, dict[str, torch.Tensor]] = {}
     for name, weight in weights.items():
@@ -160,7 +129,7 @@ def job(arguments: argparse.Namespace) -> dict[str, Any]:
         "spec": {
             "model": {"path": f"models/{arguments.shape}"},
             "datasets": [{"path": "data/rows.jsonl", "format": "hermes"}],
-            "lora": {"rank": arguments.rank, "alpha": 2 * arguments.rank, "dropout": 0.0},
+            "lora": {"rank": arguments.rank, "alpha": 2 * arguments.rank, "dropout": arguments.dropout},
             "training": {
                 "epochs": 1,
                 "maxStepsPerEpoch": arguments.steps,
@@ -168,7 +137,9 @@ def job(arguments: argparse.Namespace) -> dict[str, Any]:
                 "gradientAccumulation": 1,
                 "maxSequenceLength": arguments.length,
                 "packing": arguments.documents == "packed",
-                "activationCheckpointing": arguments.checkpointing,
+                **({} if arguments.checkpointing is None else {"activationCheckpointing": arguments.checkpointing}),
+                "kernels": arguments.kernels,
+                "optimizer": {"learningRate": arguments.learning_rate},
                 "schedule": {"warmupSteps": 2},
                 "logEverySteps": 1,
             },
@@ -213,6 +184,8 @@ def figures(arguments: argparse.Namespace, logs: Path, peak_bytes: float, wall_s
         ),
         "steps_measured": len(steps),
         "sharding_resolved": prepared["sharding"],
+        "kernels_resolved": prepared["kernels"],
+        "losses": [round(step["loss"], 4) for step in steps[:: max(1, len(steps) // 20)]],
         "peak_gib": round(peak_bytes / 2**30, 1),
         "estimated_gib": round(prepared["estimatedMemoryBytes"] / 2**30, 1),
         "wall_seconds": round(wall_seconds),

@@ -63,7 +63,7 @@ def test_precision_is_bf16_on_gpus_and_fp32_on_cpus_unless_it_was_said() -> None
     assert resolve_precision(spec(compute=cpu, training={"precision": "bf16"})) is Precision.BF16
 
 
-# GiB of torch.cuda.max_memory_allocated on an H100, torch 2.11 (`python -m benchmarks.trainer.step --table`, docs/LOG.md):
+# GiB of torch.cuda.max_memory_allocated on an H100 (`benchmarks.trainer.step --list planner`, docs/LOG.md), torch 2.11:
 # model, batch, tokens of a sequence, rank, kernels, whether activations are computed again.
 MEASURED: dict[tuple[str, int, int, int, str, bool], float] = {
     ("llama-3.1-8b", 2, 4096, 64, "fused", False): 42.10,

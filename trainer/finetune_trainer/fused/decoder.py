@@ -51,6 +51,8 @@ class FusedDecoder(nn.Module):
         self._norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         angles = torch.outer(torch.arange(max_sequence_length), rotary_frequencies(shape, max_sequence_length))
         self._cosine, self._sine = angles.cos().to(device), angles.sin().to(device)
+        places = [pair for layer in self.blocks for linear in layer.linears for pair in linear.places(layer.adapters)]
+        self._copy_adapters = self._kernels.make_copier(places)
         self._anchor = torch.zeros((), requires_grad=True)
 
     @property
@@ -67,11 +69,9 @@ class FusedDecoder(nn.Module):
             weights |= {f"layers.{number}.{name}": weight for name, weight in layer.frozen().items()}
         return weights
 
-    @torch.no_grad()
     def begin_step(self) -> None:
         """Copy the adapters' master values into the buffers of the products; call it after they have changed."""
-        places = [pair for layer in self.blocks for linear in layer.linears for pair in linear.places(layer.adapters)]
-        torch._foreach_copy_([place for place, _ in places], [values for _, values in places])
+        self._copy_adapters()
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch's targets, fp32 scalar."""

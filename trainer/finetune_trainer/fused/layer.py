@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.fused.attention import Attended, Documents, attend, attend_backward
-from finetune_trainer.fused.linear import FusedLinear, LowRank
+from finetune_trainer.fused.linear import FusedLinear, LowRank, gradient_of
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.lora import TUNE_NAMES
 
 QKV = (LoraTarget.Q_PROJ, LoraTarget.K_PROJ, LoraTarget.V_PROJ)
 GATE_AND_UP = (LoraTarget.GATE_PROJ, LoraTarget.UP_PROJ)
+MAX_RANK_AT_THE_GATE = 64
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class FusedLayer(nn.Module):
         self.feed_forward_norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         self.adapters: Mapping[LoraTarget, LowRank] = {}
         self._add_adapters(shape, lora, device)
+        # With dropout or a larger rank the sums would not fit a program's registers, or the product is needed itself.
+        self._adds_gradients_at_the_gate = lora.rank <= MAX_RANK_AT_THE_GATE and not (
+            {*GATE_AND_UP, LoraTarget.DOWN_PROJ} - set(lora.targets)
+        )
 
     def _add_adapters(self, shape: ModelShape, lora: Lora, device: torch.device) -> None:
         owners: dict[str, nn.Module] = {}
@@ -185,8 +190,13 @@ class FusedLayer(nn.Module):
         self.down.narrow_gradient(joined)
         gradient = self.down.backward(joined, seeds.down)
         inner = self.gate_and_up.new_gradient(tokens)
-        self._kernels.gate_backward(tape.gate_and_up, gradient, inner[:, : self.gate_and_up.outputs])
-        self.down.add_gradients(joined, gradient, tape.down_narrow, self.adapters, seeds.down)
+        at_once = seeds.down is None and self._adds_gradients_at_the_gate
+        if at_once:
+            self._gate_backward_with_adapters(tape, joined, gradient, inner)
+        else:
+            self._kernels.gate_backward(tape.gate_and_up, gradient, inner[:, : self.gate_and_up.outputs])
+            self.down.add_gradients_of_a(joined, gradient, self.adapters, seeds.down)
+        self.down.add_gradients_of_b(joined, tape.down_narrow, self.adapters)
 
         self.gate_and_up.narrow_gradient(inner)
         gradient = self.gate_and_up.backward(inner, seeds.gate_and_up)
@@ -199,8 +209,24 @@ class FusedLayer(nn.Module):
             joined[:, :size],
             out[:, :size],
         )
-        self.gate_and_up.add_gradients(inner, gradient, tape.gate_and_up_narrow, self.adapters, seeds.gate_and_up)
+        self.gate_and_up.add_gradients_of_a(inner, gradient, self.adapters, seeds.gate_and_up)
+        if not at_once:
+            self.gate_and_up.add_gradients_of_b(inner, tape.gate_and_up_narrow, self.adapters)
         return out
+
+    def _gate_backward_with_adapters(self, tape: Tape, joined: Tensor, gradient: Tensor, inner: Tensor) -> None:
+        """Compute the gradients of gate and up, and those of the adapters that they or their product are factors of."""
+        gate, up, down = (self.adapters[target] for target in (*GATE_AND_UP, LoraTarget.DOWN_PROJ))
+        self._kernels.gate_backward_with_adapters(
+            tape.gate_and_up,
+            gradient,
+            inner[:, : self.gate_and_up.outputs],
+            joined[:, self.down.outputs :],
+            tape.gate_and_up_narrow,
+            gradient_of(down.lora_a),
+            gradient_of(gate.lora_b),
+            gradient_of(up.lora_b),
+        )
 
     def _attention_backward(
         self, tape: Tape, joined: Tensor, positions: Positions, seeds: Seeds, below: "FusedLayer | None"

@@ -177,7 +177,7 @@ class FusedLinear:
     def add_gradients(
         self, joined: Tensor, x: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank], seed: int | None
     ) -> None:
-        """Add to the adapters' gradients: u' x to that of A, g' t to that of B.
+        """Add to the gradients of A and B.
 
         Args:
             joined: g with u beside it, [tokens, outputs + num_columns].
@@ -186,13 +186,24 @@ class FusedLinear:
             adapters: of the group; their `grad` is added to.
             seed: of the forward pass.
         """
-        if not self.slots:
-            return
-        gradient_a = wide_product(joined[:, self.outputs :].T, self._dropped(x, seed))
-        gradient_b = wide_product(joined[:, : self.outputs].T, narrow)
-        for target, slot in self.slots.items():
-            gradient_of(adapters[target].lora_a).add_(gradient_a[slot.ranks])
-            gradient_of(adapters[target].lora_b).add_(gradient_b[slot.outputs, slot.ranks])
+        self.add_gradients_of_a(joined, x, adapters, seed)
+        self.add_gradients_of_b(joined, narrow, adapters)
+
+    def add_gradients_of_a(
+        self, joined: Tensor, x: Tensor, adapters: Mapping[LoraTarget, LowRank], seed: int | None
+    ) -> None:
+        """Add u' x to the gradients of A."""
+        if self.slots:
+            product = wide_product(joined[:, self.outputs :].T, self._dropped(x, seed))
+            for target, slot in self.slots.items():
+                gradient_of(adapters[target].lora_a).add_(product[slot.ranks])
+
+    def add_gradients_of_b(self, joined: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank]) -> None:
+        """Add g' t to the gradients of B."""
+        if self.slots:
+            product = wide_product(joined[:, : self.outputs].T, narrow)
+            for target, slot in self.slots.items():
+                gradient_of(adapters[target].lora_b).add_(product[slot.outputs, slot.ranks])
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:

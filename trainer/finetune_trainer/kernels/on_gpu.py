@@ -4,6 +4,8 @@ Each is bound by memory: it reads every input once and writes every output once.
 row, as rows are long (4,096 features and more). Arithmetic is in fp32.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -11,6 +13,7 @@ from torch import Tensor
 
 COLUMNS_PER_PROGRAM = 2048
 VOCABULARY_STRETCH = 8192
+MAX_PROGRAMS_PER_MATRIX = 64
 
 
 def add_and_normalise(
@@ -287,6 +290,145 @@ def _gate_backward(gate_and_up, gradient, out, stride, gradient_stride, out_stri
     tl.store(destination, incoming * up * sigmoid * (1.0 + gated - silu), mask=inside)
     tl.store(destination + size, incoming * silu, mask=inside)
     tl.store(gradient + row * gradient_stride + columns, silu * up, mask=inside)
+
+
+def gate_backward_with_adapters(
+    gate_and_up: Tensor,
+    gradient: Tensor,
+    out: Tensor,
+    narrow_gradient: Tensor,
+    narrow: Tensor,
+    gradient_a: Tensor,
+    gradient_b_gate: Tensor,
+    gradient_b_up: Tensor,
+) -> None:
+    """Do `gate_backward` and add to the adapters' gradients; see `plain.gate_backward_with_adapters`.
+
+    A program owns a stretch of columns and walks through all tokens, so that sums over tokens stay in its registers.
+    """
+    rank, size = gradient_a.shape
+    _gate_backward_with_adapters[(triton.cdiv(size, 64),)](
+        gate_and_up,
+        gradient,
+        out,
+        narrow_gradient,
+        narrow,
+        gradient_a,
+        gradient_b_gate,
+        gradient_b_up,
+        gate_and_up.stride(0),
+        gradient.stride(0),
+        out.stride(0),
+        narrow_gradient.stride(0),
+        narrow.stride(0),
+        len(gradient),
+        size,
+        RANK=rank,
+        RANKS=max(16, triton.next_power_of_2(rank)),
+        TOKENS=32,
+        COLUMNS=64,
+        num_warps=8,
+        num_stages=3,
+    )
+
+
+@triton.jit
+def _gate_backward_with_adapters(
+    gate_and_up,
+    gradient,
+    out,
+    narrow_gradient,
+    narrow,
+    gradient_a,
+    gradient_b_gate,
+    gradient_b_up,
+    stride,
+    gradient_stride,
+    out_stride,
+    narrow_gradient_stride,
+    narrow_stride,
+    num_tokens,
+    size,
+    RANK: tl.constexpr,
+    RANKS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    ranks = tl.arange(0, RANKS)
+    in_columns, in_ranks = columns < size, ranks < RANK
+    sum_a = tl.zeros((RANKS, COLUMNS), dtype=tl.float32)
+    # B's gradients are summed transposed: as the right factor of a product, what was just computed goes to the tensor
+    # cores as it is; as a transposed left factor it cost three times the kernel.
+    sum_gate = tl.zeros((RANKS, COLUMNS), dtype=tl.float32)
+    sum_up = tl.zeros((RANKS, COLUMNS), dtype=tl.float32)
+    for start in range(0, num_tokens, TOKENS):
+        tokens = (start + tl.arange(0, TOKENS)).to(tl.int64)[:, None]
+        in_tokens = tokens < num_tokens
+        inside = in_tokens & in_columns[None, :]
+        source = gate_and_up + tokens * stride + columns[None, :]
+        gated = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(source + size, mask=inside, other=0.0).to(tl.float32)
+        incoming = tl.load(gradient + tokens * gradient_stride + columns[None, :], mask=inside, other=0.0)
+        incoming = incoming.to(tl.float32)
+        sigmoid = tl.sigmoid(gated)
+        silu = gated * sigmoid
+        by_gate = (incoming * up * sigmoid * (1.0 + gated - silu)).to(out.dtype.element_ty)
+        by_up = (incoming * silu).to(out.dtype.element_ty)
+        destination = out + tokens * out_stride + columns[None, :]
+        tl.store(destination, by_gate, mask=inside)
+        tl.store(destination + size, by_up, mask=inside)
+        in_narrow = in_tokens & in_ranks[None, :]
+        u = tl.load(narrow_gradient + tokens * narrow_gradient_stride + ranks[None, :], mask=in_narrow, other=0.0)
+        t = narrow + tokens * narrow_stride + ranks[None, :]
+        product = (silu * up).to(out.dtype.element_ty)
+        sum_a += tl.dot(tl.trans(u), product, input_precision="ieee")
+        t_gate = tl.load(t, mask=in_narrow, other=0.0)
+        t_up = tl.load(t + RANK, mask=in_narrow, other=0.0)
+        sum_gate += tl.dot(tl.trans(t_gate), by_gate, input_precision="ieee")
+        sum_up += tl.dot(tl.trans(t_up), by_up, input_precision="ieee")
+    place = gradient_a + ranks[:, None] * size + columns[None, :]
+    inside = in_ranks[:, None] & in_columns[None, :]
+    tl.store(place, tl.load(place, mask=inside, other=0.0) + sum_a, mask=inside)
+    place = columns[None, :] * RANK + ranks[:, None]
+    gate_place, up_place = gradient_b_gate + place, gradient_b_up + place
+    tl.store(gate_place, tl.load(gate_place, mask=inside, other=0.0) + sum_gate, mask=inside)
+    tl.store(up_place, tl.load(up_place, mask=inside, other=0.0) + sum_up, mask=inside)
+
+
+def make_copier(pairs: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    """Return what copies matrices to their places in one launch; see `plain.make_copier`."""
+    rows = [
+        (matrix.data_ptr(), place.data_ptr(), place.shape[0], place.shape[1], place.stride(0))
+        for place, matrix in pairs
+    ]
+    device, dtype = pairs[0][0].device, pairs[0][0].dtype
+    table = torch.tensor(rows, dtype=torch.int64, device=device)
+    largest = max(place.numel() for place, _ in pairs)
+    grid = (len(rows), min(triton.cdiv(largest, COLUMNS_PER_PROGRAM), MAX_PROGRAMS_PER_MATRIX))
+    form = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype]
+    kept = list(pairs)  # the table has their addresses only
+
+    def copy() -> None:
+        assert kept
+        _copy[grid](table, grid[1], FORM=form, BLOCK=COLUMNS_PER_PROGRAM, num_warps=8)
+
+    return copy
+
+
+@triton.jit
+def _copy(table, programs_per_matrix, FORM: tl.constexpr, BLOCK: tl.constexpr):
+    row = table + tl.program_id(0) * 5
+    matrix = tl.load(row).to(tl.pointer_type(tl.float32))
+    place = tl.load(row + 1).to(tl.pointer_type(FORM))
+    columns, stride = tl.load(row + 3), tl.load(row + 4)
+    count = tl.load(row + 2) * columns
+    start = tl.program_id(1).to(tl.int64) * BLOCK
+    for offset in range(start, count, programs_per_matrix * BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        inside = index < count
+        value = tl.load(matrix + index, mask=inside, other=0.0)
+        tl.store(place + (index // columns) * stride + index % columns, value.to(FORM), mask=inside)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

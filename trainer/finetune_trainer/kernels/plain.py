@@ -1,5 +1,7 @@
 """The kernels of a fused step in plain PyTorch: what they compute, readable, on any device and in any precision."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -121,6 +123,46 @@ def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor) -> None:
     silu = gated * sigmoid
     out.copy_(torch.cat([wide * up * sigmoid * (1 + gated - silu), wide * silu], dim=1))
     gradient.copy_(silu * up)
+
+
+def gate_backward_with_adapters(
+    gate_and_up: Tensor,
+    gradient: Tensor,
+    out: Tensor,
+    narrow_gradient: Tensor,
+    narrow: Tensor,
+    gradient_a: Tensor,
+    gradient_b_gate: Tensor,
+    gradient_b_up: Tensor,
+) -> None:
+    """Do `gate_backward`, and add to the adapters' gradients what its results are factors of, while they are at hand.
+
+    Args:
+        gate_and_up: [tokens, 2 * intermediate_size].
+        gradient: of the product, [tokens, intermediate_size]; what it holds afterwards is undefined.
+        out: [tokens, 2 * intermediate_size], overwritten.
+        narrow_gradient: u of the adapter behind the product, [tokens, at least rank].
+        narrow: t of the adapters of gate and up, [tokens, at least 2 * rank].
+        gradient_a: of A behind the product, [rank, intermediate_size], added to.
+        gradient_b_gate: of B of the gate, [intermediate_size, rank], added to.
+        gradient_b_up: likewise.
+    """
+    rank, size = gradient_a.shape
+    gate_backward(gate_and_up, gradient, out)
+    wide_out, wide_narrow = _widened(out), _widened(narrow)
+    gradient_a.add_(_widened(narrow_gradient)[:, :rank].T @ _widened(gradient))
+    gradient_b_gate.add_(wide_out[:, :size].T @ wide_narrow[:, :rank])
+    gradient_b_up.add_(wide_out[:, size:].T @ wide_narrow[:, rank : 2 * rank])
+
+
+def make_copier(pairs: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    """Return what copies matrices to their places, rounding them to the places' number format.
+
+    Args:
+        pairs: place and matrix, of one shape; a matrix is fp32 and contiguous. Both are where they are for good.
+    """
+    places, matrices = [place for place, _ in pairs], [matrix.detach() for _, matrix in pairs]
+    return lambda: torch._foreach_copy_(places, matrices)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

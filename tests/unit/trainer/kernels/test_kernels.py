@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from finetune_trainer.kernels import on_gpu, plain
 
+HAS_GPU = Path("/dev/nvidiactl").exists()
 TOKENS, SIZE, EPSILON = 5, 24, 1e-5
 FORMATS = {"fp32": (torch.float32, 1e-5), "bf16": (torch.bfloat16, 1e-2)}
 
 
 @pytest.fixture(autouse=True)
 def _device() -> Iterator[None]:
-    with torch.device("cuda" if Path("/dev/nvidiactl").exists() else "cpu"):
+    with torch.device("cuda" if HAS_GPU else "cpu"):
         yield
 
 
@@ -135,6 +136,47 @@ def test_the_gate_and_its_gradients(form: tuple[torch.dtype, float]) -> None:
         kernels.gate_backward(both, own_gradient, gradients)
         assert_close(gradients, expected, tolerance)
         assert_close(own_gradient, product.detach(), tolerance)
+
+
+# NB: the interpreter multiplies the bit patterns of bf16 matrices as if they were whole numbers.
+FORMATS_OF_PRODUCTS = FORMATS if HAS_GPU else {"fp32": FORMATS["fp32"]}
+
+
+@pytest.mark.parametrize("rank", [3, 16])
+@pytest.mark.parametrize(("dtype", "tolerance"), FORMATS_OF_PRODUCTS.values(), ids=FORMATS_OF_PRODUCTS.keys())
+def test_the_gate_adds_to_the_adapters_gradients(dtype: torch.dtype, tolerance: float, rank: int) -> None:
+    tokens, size = 37, 72
+    both, gradient = wide(tokens, 2 * size, dtype), wide(tokens, size, dtype)
+    u, t = wide(tokens, rank, dtype), wide(tokens, 2 * rank, dtype)
+    before = [torch.randn(shape) for shape in ((rank, size), (size, rank), (size, rank))]
+    (product,) = copies(gradient)
+    gradients = wide(tokens, 2 * size, dtype)
+    plain.gate_backward(both, product, gradients)
+    by_gate, by_up = gradients.float().chunk(2, dim=1)
+    narrow = t.float()
+    expected = [
+        before[0] + u.float().T @ product.float(),
+        before[1] + by_gate.T @ narrow[:, :rank],
+        before[2] + by_up.T @ narrow[:, rank:],
+    ]
+    for kernels in (plain, on_gpu):
+        sums, out = [tensor.clone() for tensor in before], wide(tokens, 2 * size, dtype)
+        kernels.gate_backward_with_adapters(both, *copies(gradient), out, u, t, *sums)
+        assert_close(out, gradients, tolerance)
+        for ours, theirs in zip(sums, expected, strict=True):
+            assert_close(ours, theirs, tolerance)
+
+
+def test_matrices_are_copied_to_their_places(form: tuple[torch.dtype, float]) -> None:
+    dtype, tolerance = form
+    matrices = [torch.randn(shape) for shape in ((3, 700), (700, 4), (1, 1))]
+    for kernels in (plain, on_gpu):
+        whole = torch.zeros(1000, 800).to(dtype)
+        places = [whole[5:8, 10:710], whole[100:800, 3:7], whole[999:, 799:]]
+        kernels.make_copier(list(zip(places, matrices, strict=True)))()
+        for place, matrix in zip(places, matrices, strict=True):
+            assert_close(place, matrix, tolerance)
+        assert whole.count_nonzero() == 3 * 700 + 700 * 4 + 1
 
 
 @pytest.mark.parametrize("vocabulary", [7, 50, 9000])

@@ -1,0 +1,71 @@
+"""What each part of the fused step gains: the step is measured whole, and then with one part taken away at a time.
+
+python -m benchmarks.trainer.ladder                                # Llama 3.1 8B, rank 64, 2 x 4096 tokens, bf16
+"""
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from benchmarks.trainer.step import Configuration, measure
+from finetune_trainer.fused import attention, decoder, layer, linear
+from finetune_trainer.fused.linear import FusedLinear
+from finetune_trainer.kernels import plain
+
+STEPS = 12
+
+
+def forward_in_two_products(self: FusedLinear, joined: Tensor) -> Tensor:
+    """Add the adapter's part to the output in a pass of its own."""
+    output = joined[:, : self.inputs] @ self.buffer[: self.outputs, : self.inputs].T
+    return output.addmm_(joined[:, self.inputs :], self.matrix_b.T)
+
+
+def backward_in_two_products(self: FusedLinear, joined: Tensor, _: int | None) -> Tensor:
+    """Add the adapter's part to the gradient in a pass of its own."""
+    gradient = joined[:, : self.outputs] @ self.buffer[: self.outputs, : self.inputs]
+    return gradient.addmm_(joined[:, self.outputs :], self.matrix_a)
+
+
+WITHOUT: dict[str, list[Callable[[], object]]] = {
+    "nothing taken away": [],
+    "the gate's kernel makes no gradients of adapters": [lambda: patch.object(layer, "MAX_RANK_AT_THE_GATE", 0)],
+    "adapters in products of their own": [
+        lambda: patch.object(FusedLinear, "forward", forward_in_two_products),
+        lambda: patch.object(FusedLinear, "backward", backward_in_two_products),
+    ],
+    "FlashAttention 2 in place of cuDNN": [lambda: patch.object(attention, "CUDNN_LENGTH_MULTIPLE", 1 << 30)],
+    "PyTorch's operations in place of kernels": [
+        partial(patch.object, module, "kernels_for", lambda _: plain) for module in (decoder, layer, linear)
+    ],
+    "nothing taken away, again": [],
+}
+
+
+def main() -> int:
+    """Measure one after another, and print a line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first", type=int, default=len(WITHOUT), help="measure only so many")
+    for name, patches in list(WITHOUT.items())[: parser.parse_args().first]:
+        started = [make() for make in patches]
+        for change in started:
+            change.start()  # type: ignore[attr-defined]
+        result = measure(Configuration(steps=STEPS))
+        for change in started:
+            change.stop()  # type: ignore[attr-defined]
+        figures = ("tokens_per_second", "peak_gib", "power_watts", "clock_mhz", "first_loss", "last_loss")
+        print(json.dumps({"without": name} | {figure: result.get(figure) for figure in figures}), flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
