@@ -169,7 +169,8 @@ class Cluster:
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "propagationPolicy": "Foreground",
+            # A pod owns nothing, and with the other policy the garbage collector would hold on to it for a while.
+            "propagationPolicy": "Background" if by_force else "Foreground",
             "preconditions": {"uid": uid},
         }
         if by_force:

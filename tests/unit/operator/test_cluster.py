@@ -170,6 +170,7 @@ async def test_a_pod_on_a_dead_node_is_deleted_without_waiting_for_its_kubelet()
         await cluster.delete("Pod", "team-a", "calls-a1-node-0-x", "uid-1", by_force=True)
         assert server.requests[0].path == "/api/v1/namespaces/team-a/pods/calls-a1-node-0-x"
         assert server.bodies[0]["gracePeriodSeconds"] == 0
+        assert server.bodies[0]["propagationPolicy"] == "Background"
         assert server.bodies[0]["preconditions"] == {"uid": "uid-1"}
 
 
