@@ -47,7 +47,7 @@ class World:
 
     @property
     def status(self) -> FineTuneJobStatus:
-        return FineTuneJob.parse(self.body).status
+        return FineTuneJobStatus.model_validate(self.body.get("status") or {})
 
     def condition(self, condition_type: str) -> tuple[str, str, str]:
         """Return a condition's status, reason and message."""
