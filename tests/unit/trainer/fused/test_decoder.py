@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +112,81 @@ def test_any_layers_may_have_an_adapter_of_any_rank(tmp_path: Path, lora: Lora) 
     write_tiny_model(tmp_path)
     expected = plain_result(tmp_path, lora, packed_batch())
     assert_same(result_of(fused_decoder(tmp_path, lora), packed_batch()), expected)
+
+
+def test_activations_that_are_computed_again_change_nothing(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    lora = Lora(rank=4, alpha=8, dropout=0.1)
+    results = []
+    for recomputes in (False, True):
+        model = fused_decoder(tmp_path, lora, checkpoint_activations=recomputes)
+        torch.manual_seed(11)
+        results.append(result_of(model, packed_batch()))
+    assert results[1].loss == results[0].loss
+    assert all(torch.equal(results[1].gradients[name], found) for name, found in results[0].gradients.items())
+
+
+def test_gradients_of_micro_batches_add_up(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, ALL_LINEARS)
+    once = result_of(model, whole_rows())
+    thrice = result_of(model, whole_rows(), times=3)
+    for name, gradient in once.gradients.items():
+        torch.testing.assert_close(thrice.gradients[name], 3 * gradient)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_tell_how_the_loss_changes(tmp_path: Path, dropout: float) -> None:
+    """With dropout there is no plain step to compare with: it would drop other values."""
+    write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, Lora(rank=4, alpha=8, dropout=dropout))
+    torch.manual_seed(11)
+    gradients = result_of(model, packed_batch()).gradients
+    length = 2e-3
+    direction = {name: gradient / gradient.norm() for name, gradient in gradients.items()}
+    expected = sum(float((gradients[name] * direction[name]).sum()) for name in gradients)
+
+    def loss_at(distance: float) -> float:
+        with torch.no_grad():
+            for name, parameter in adapter_parameters(model).items():
+                parameter.add_(direction[name], alpha=distance)
+            model.begin_step()
+            torch.manual_seed(11)
+            loss: float = model(packed_batch()).item() / 10  # as `result_of` divides it
+            for name, parameter in adapter_parameters(model).items():
+                parameter.sub_(direction[name], alpha=distance)
+        return loss
+
+    assert (loss_at(length) - loss_at(-length)) / (2 * length) == pytest.approx(expected, rel=2e-3)
+
+
+def test_nothing_is_dropped_but_in_training(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, Lora(rank=4, alpha=8, dropout=0.5))
+    plain = plain_result(tmp_path, ALL_LINEARS, whole_rows())
+    with torch.no_grad():
+        assert model.train()(whole_rows()).item() != pytest.approx(plain.loss, rel=1e-4)
+        assert model.eval()(whole_rows()).item() == pytest.approx(plain.loss, rel=1e-5)
+
+
+def test_values_that_have_changed_are_used_from_the_next_step_on(tmp_path: Path) -> None:
+    reference = write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, ALL_LINEARS)
+    with torch.no_grad():
+        before = model(whole_rows()).item()
+        for parameter in adapter_parameters(model).values():
+            parameter.zero_()
+        model.begin_step()
+        after = model(whole_rows()).item()
+        tokens = torch.from_numpy(np.stack([random_sequence(seed, (12,)).tokens for seed in (2, 3)])).long()
+        logits = reference(tokens).logits.flatten(0, 1)[whole_rows().predicting]
+    assert before != pytest.approx(after, rel=1e-4)
+    expected = torch.nn.functional.cross_entropy(logits, whole_rows().targets, reduction="sum")
+    assert after == pytest.approx(expected.item(), rel=1e-5)  # transformers' loss of the base model
+
+
+def test_a_batch_without_targets_adds_nothing(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    result = result_of(fused_decoder(tmp_path, ALL_LINEARS), make_batch([None], length_multiple=8))
+    assert result.loss == 0.0
+    assert all(not gradient.any() for gradient in result.gradients.values())

@@ -1,0 +1,46 @@
+"""Many small copies in one launch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+NUMBERS_PER_PROGRAM = 2048
+MAX_PROGRAMS_PER_MATRIX = 64
+
+
+def make_copier(pairs: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    """Return what copies matrices to their places in one launch; see `plain.make_copier`."""
+    rows = [
+        (matrix.data_ptr(), place.data_ptr(), place.shape[0], place.shape[1], place.stride(0))
+        for place, matrix in pairs
+    ]
+    device, dtype = pairs[0][0].device, pairs[0][0].dtype
+    table = torch.tensor(rows, dtype=torch.int64, device=device)
+    largest = max(place.numel() for place, _ in pairs)
+    grid = (len(rows), min(triton.cdiv(largest, NUMBERS_PER_PROGRAM), MAX_PROGRAMS_PER_MATRIX))
+    form = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype]
+    kept = list(pairs)  # the table has their addresses only
+
+    def copy() -> None:
+        assert kept
+        _copy[grid](table, grid[1], FORM=form, BLOCK=NUMBERS_PER_PROGRAM, num_warps=8)
+
+    return copy
+
+
+@triton.jit
+def _copy(table, programs_per_matrix, FORM: tl.constexpr, BLOCK: tl.constexpr):
+    row = table + tl.program_id(0) * 5
+    matrix = tl.load(row).to(tl.pointer_type(tl.float32))
+    place = tl.load(row + 1).to(tl.pointer_type(FORM))
+    columns, stride = tl.load(row + 3), tl.load(row + 4)
+    count = tl.load(row + 2) * columns
+    start = tl.program_id(1).to(tl.int64) * BLOCK
+    for offset in range(start, count, programs_per_matrix * BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        inside = index < count
+        value = tl.load(matrix + index, mask=inside, other=0.0)
+        tl.store(place + (index // columns) * stride + index % columns, value.to(FORM), mask=inside)

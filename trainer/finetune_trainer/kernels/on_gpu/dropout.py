@@ -1,0 +1,79 @@
+"""Dropout whose choice is computed from a seed wherever it is needed, and stored nowhere."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+COLUMNS_PER_PROGRAM = 2048
+
+
+def drop(values: Tensor, probability: float, seed: int, out: Tensor) -> None:
+    """Set each value to zero with a probability, and divide the others by what is left of one; see `plain.drop`."""
+    rows, columns = values.shape
+    _drop[(rows, triton.cdiv(columns, COLUMNS_PER_PROGRAM))](
+        values,
+        values,
+        out,
+        values.stride(0),
+        out.stride(0),
+        columns,
+        _start_word(seed),
+        int(probability * 2**32),
+        1 / (1 - probability),
+        ADDS=False,
+        BLOCK=COLUMNS_PER_PROGRAM,
+        num_warps=8,
+    )
+
+
+def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int) -> None:
+    """Add values to a total as `drop` would leave them; see `plain.add_dropped`."""
+    rows, columns = values.shape
+    _drop[(rows, triton.cdiv(columns, COLUMNS_PER_PROGRAM))](
+        values,
+        total,
+        total,
+        values.stride(0),
+        total.stride(0),
+        columns,
+        _start_word(seed),
+        int(probability * 2**32),
+        1 / (1 - probability),
+        ADDS=True,
+        BLOCK=COLUMNS_PER_PROGRAM,
+        num_warps=8,
+    )
+
+
+def _start_word(seed: int) -> int:
+    """Return the seed spread over 32 bits, as a signed number, so that Triton takes every seed for the same type."""
+    word = seed * 0x9E3779B1 & 0xFFFFFFFF
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+@triton.jit(do_not_specialize=["start_word", "threshold"])
+def _drop(
+    values,
+    total,
+    out,
+    stride,
+    out_stride,
+    size,
+    start_word,
+    threshold,
+    scale,
+    ADDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    word = (row * size + columns + start_word).to(tl.uint32)
+    word = (word ^ (word >> 16)) * 0x7FEB352D
+    word = (word ^ (word >> 15)) * 0x846CA68B
+    word = word ^ (word >> 16)
+    x = tl.load(values + row * stride + columns, mask=inside, other=0.0).to(tl.float32) * scale
+    kept = tl.where(word.to(tl.int64) >= threshold, x, 0.0)
+    if ADDS:
+        kept += tl.load(total + row * out_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + columns, kept, mask=inside)
