@@ -74,15 +74,12 @@ def accepted(status: FineTuneJobStatus, moment: Moment, message: str) -> FineTun
     return _told(status, moment, Phase.PENDING, told.reason, {ConditionType.ACCEPTED: (_TRUE, told)})
 
 
-def preparing(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None, runs: bool) -> FineTuneJobStatus:
-    """Tell that model and data are being prepared, or what keeps that from starting."""
+def preparing(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) -> FineTuneJobStatus:
+    """Tell that model and data are being prepared, or what keeps that from starting; then the job is pending again."""
     told = waits or Trouble(
-        ConditionReason.PREPARING,
-        "Model and data are being downloaded, checked and packed; no GPU is held."
-        if runs
-        else "The prepare pod is starting.",
+        ConditionReason.PREPARING, "Model and data are being downloaded, checked and packed; no GPU is held."
     )
-    phase = Phase.PREPARING if runs else Phase.PENDING
+    phase = Phase.PREPARING if waits is None else Phase.PENDING
     return _told(status, moment, phase, told.reason, {ConditionType.PREPARED: (_FALSE, told)})
 
 

@@ -52,11 +52,11 @@ def _make(look: Look, status: FineTuneJobStatus, job: JobSeen | None) -> Decisio
     wanted = [*build_claims(plan), build_config_map(plan), build_prepare_job(plan)]
     obstacle = children.obstacle(wanted, observed)
     if obstacle is not None and (job is None or not job.running):
-        return Decision(tell.preparing(status, moment, obstacle, runs=False), wake_after_seconds=LOOK_AGAIN_SECONDS)
+        return Decision(tell.preparing(status, moment, obstacle), wake_after_seconds=LOOK_AGAIN_SECONDS)
     waits = None if job is not None and job.running else observed.claims or (job.waits if job else None)
     runs = job is not None and job.running and waits is None
     return Decision(
-        tell.preparing(status, moment, waits, runs),
+        tell.preparing(status, moment, waits),
         apply=children.due(wanted, observed) if obstacle is None else (),
         wake_after_seconds=None if runs else children.wake_while_waiting(status, waits, look),
     )

@@ -304,7 +304,7 @@ def test_preparing_that_breaks_off_is_tried_again(case: str) -> None:
     world.settle()
     assert world.names("Job") == ["calls-prepare"]
     assert [failure.reason for failure in world.status.prepare_failures] == [reason]
-    assert world.status.phase == "Pending"
+    assert world.status.phase == "Preparing"
 
 
 def test_preparing_that_breaks_off_again_and_again_fails_the_job() -> None:

@@ -27,7 +27,7 @@ def test_a_new_job_is_accepted_and_gets_its_claims_its_config_and_the_prepare_jo
         ("Job", "calls-prepare"),
     ]
     assert _conditions(world) == {"Accepted": ("True", "Accepted"), "Prepared": ("False", "Preparing")}
-    assert world.status.phase == "Pending"
+    assert world.status.phase == "Preparing"
 
 
 def test_what_prepare_reported_is_the_plan_and_the_gang_is_made_in_the_same_round() -> None:
@@ -542,7 +542,7 @@ def test_a_spec_that_was_mended_is_accepted() -> None:
     world.body["status"] = refused.status.model_dump(mode="json", by_alias=True, exclude_none=True)
     world.settle()
     assert _conditions(world)["Accepted"] == ("True", "Accepted")
-    assert world.status.phase == "Pending"
+    assert world.status.phase == "Preparing"
 
 
 def test_a_finished_job_is_never_refused() -> None:

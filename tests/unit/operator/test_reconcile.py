@@ -113,7 +113,7 @@ async def test_a_job_refused_for_a_claim_goes_on_when_the_claim_is_made_anew() -
         assert server.told() == ("Pending", "ClaimMissing")
         server.put(CLAIM, objects.claim("data", access_mode="ReadWriteMany"))
         await reconciler.reconcile(CALLS)
-        assert server.told() == ("Pending", "Preparing")
+        assert server.told() == ("Preparing", "Preparing")
 
 
 async def test_a_bound_claim_of_an_accepted_job_is_not_asked_for_again() -> None:
@@ -168,7 +168,7 @@ async def test_a_job_whose_back_end_is_not_installed_waits_and_goes_on_when_it_i
         assert [path for method, path in server.requests if method == "PATCH"] == [f"{JOB}/status"]
         installed.add("PyTorchJob")
         await reconciler.reconcile(CALLS)
-        assert server.told() == ("Pending", "Preparing")
+        assert server.told() == ("Preparing", "Preparing")
 
 
 async def test_a_back_end_that_the_operator_may_not_use_is_told_with_the_api_servers_words() -> None:

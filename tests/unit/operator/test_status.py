@@ -39,8 +39,8 @@ def test_the_time_left_is_written_as_a_person_says_it(seconds: float, text: str)
 
 
 def test_a_condition_keeps_its_transition_time_while_its_answer_stays() -> None:
-    first = tell.preparing(NEW, EARLIER, None, runs=False)
-    second = tell.preparing(first, LATER, NO_ROOM, runs=False)
+    first = tell.preparing(NEW, EARLIER, None)
+    second = tell.preparing(first, LATER, NO_ROOM)
     (condition,) = second.conditions
     assert (condition.reason, condition.message) == ("Unschedulable", "0/2 nodes are available")
     assert condition.last_transition_time == "2026-11-23T05:00:00Z"
@@ -48,7 +48,7 @@ def test_a_condition_keeps_its_transition_time_while_its_answer_stays() -> None:
 
 
 def test_a_condition_gets_a_new_transition_time_when_its_answer_changes() -> None:
-    first = tell.preparing(NEW, EARLIER, None, runs=True)
+    first = tell.preparing(NEW, EARLIER, None)
     second = tell.prepared(first, LATER, PreparedReport.model_validate(PREPARED))
     assert second.conditions[0].last_transition_time == "2026-11-23T06:00:00Z"
 
@@ -182,8 +182,8 @@ def test_a_refused_job_is_not_finished_because_its_spec_may_still_be_mended() ->
 
 
 def test_an_event_is_told_when_a_reason_changes_and_not_when_only_the_words_do() -> None:
-    waits = tell.preparing(NEW, EARLIER, NO_ROOM, runs=False)
-    other_words = tell.preparing(waits, LATER, Trouble("Unschedulable", "0/3 nodes are available"), runs=False)
+    waits = tell.preparing(NEW, EARLIER, NO_ROOM)
+    other_words = tell.preparing(waits, LATER, Trouble("Unschedulable", "0/3 nodes are available"))
     assert events_between(NEW, waits) == (JobEvent(EventType.WARNING, "Unschedulable", "0/2 nodes are available"),)
     assert events_between(waits, other_words) == ()
     assert events_between(waits, waits) == ()
