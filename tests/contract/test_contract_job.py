@@ -79,6 +79,20 @@ WRONG: dict[str, tuple[Any, list[str]]] = {
         document(SMALLEST | {"training": {"epoch": 3, "batchSize": 0}}),
         ["spec.training.epoch: is not a known field", "spec.training.batchSize: "],
     ),
+    "a gate on a metric that there is not": (
+        document(SMALLEST | {"evaluation": {"gate": {"accuracy": ">= 0.85"}}}),
+        [
+            "spec.evaluation.gate.accuracy: is not a known field; known are functionAccuracy, exactArguments, "
+            "argumentF1, callAccuracy, validJson, hallucinatedFunctions, loss, perplexity, improvesBase"
+        ],
+    ),
+    "bounds that are none, each with one that is": (
+        document(SMALLEST | {"evaluation": {"gate": {"functionAccuracy": ">= 85", "loss": "1.5"}}}),
+        [
+            'spec.evaluation.gate.functionAccuracy: must be a bound like ">= 0.85", between 0 and 1',
+            'spec.evaluation.gate.loss: must be a bound like "<= 1.5"',
+        ],
+    ),
     "two sources": (
         document(SMALLEST | {"model": {"path": "m", "huggingFace": {"repository": "a/b"}}}),
         ["spec.model: set exactly one of huggingFace and path"],

@@ -59,7 +59,8 @@ class FineTuneJob(BaseModel):
         try:
             return cls.model_validate(dict(body))
         except ValidationError as error:
-            raise InvalidJob([problem.removeprefix(".") for problem in describe_problems(error, prefix="")]) from error
+            problems = describe_problems(error, cls, prefix="")
+            raise InvalidJob([problem.removeprefix(".") for problem in problems]) from error
 
     def trainer_job(self) -> TrainerJob:
         """Return the part of the job that the trainer reads."""

@@ -8,10 +8,11 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from finetune_trainer.contract.spec import TrainerSpec
 
@@ -85,7 +86,7 @@ def parse_job(document: Any) -> TrainerJob:
             spec=TrainerSpec.model_validate(_without_cluster_fields(spec)),
         )
     except ValidationError as error:
-        raise JobFileError("; ".join(describe_problems(error, prefix="spec"))) from error
+        raise JobFileError("; ".join(describe_problems(error, TrainerSpec, prefix="spec"))) from error
 
 
 def write_job(job: TrainerJob) -> str:
@@ -105,8 +106,14 @@ def _yaml_text(name: str, namespace: str, uid: str, spec_json: str) -> str:
     return yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
-def describe_problems(error: ValidationError, prefix: str) -> list[str]:
-    """Return a line for each problem of a validation: the field's path in the manifest, and what is wrong there."""
+def describe_problems(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
+    """Return a line for each problem of a validation: the field's path in the manifest, and what is wrong there.
+
+    Args:
+        error: what was found.
+        model: what the document was to be; its fields are named where one is not known.
+        prefix: path of the document in the manifest.
+    """
     found = error.errors()
     problems = []
     for problem in found:
@@ -116,8 +123,29 @@ def describe_problems(error: ValidationError, prefix: str) -> list[str]:
         path = prefix
         for part in problem["loc"]:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        problems.append(f"{path}: {_message(problem['type'], problem['msg'])}")
+        problems.append(f"{path}: {_message(problem['type'], problem['msg'])}{_known_fields(problem, model)}")
     return problems
+
+
+def _known_fields(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """Name the fields of the group that a field was not found in."""
+    if problem["type"] != "extra_forbidden":
+        return ""
+    group: type[BaseModel] | None = model
+    for part in problem["loc"][:-1]:
+        if isinstance(part, str) and group is not None:
+            fields = {field.alias or name: field for name, field in group.model_fields.items()}
+            group = _group_in(fields[part].annotation) if part in fields else None
+    if group is None:
+        return ""
+    return f"; known are {', '.join(field.alias or name for name, field in group.model_fields.items())}"
+
+
+def _group_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model in a type like `Gate | None` or `tuple[Dataset, ...]`, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((group for part in get_args(annotation) if (group := _group_in(part)) is not None), None)
 
 
 def _message(kind: str, words: str) -> str:

@@ -1,16 +1,36 @@
 """What is to become of a trained adapter: the groups `evaluation` and `export` of a spec."""
 
-from typing import Annotated, Self
+import re
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from finetune_trainer.contract.group import RepositoryName, SpecModel
 
-# A bound is a text like ">= 0.85". Which way it points follows from the metric: nobody asks for at most 85 % accuracy.
 _SHARE = r"(0(\.[0-9]+)?|1(\.0+)?)"
-AtLeast = Annotated[str, Field(max_length=32, pattern=rf"^>=? ?{_SHARE}$")]
-AtMostShare = Annotated[str, Field(max_length=32, pattern=rf"^<=? ?{_SHARE}$")]
-AtMost = Annotated[str, Field(max_length=32, pattern=r"^<=? ?[0-9]+(\.[0-9]+)?$")]
+# Which way a bound points follows from the metric: nobody asks for at most 85 % accuracy.
+_AT_LEAST_SHARE = rf"^>=? ?{_SHARE}$"
+_AT_MOST_SHARE = rf"^<=? ?{_SHARE}$"
+_AT_MOST = r"^<=? ?[0-9]+(\.[0-9]+)?$"
+
+
+def _text(pattern: str) -> Any:
+    """Return a field of whose pattern only the API server is told; people are told an example, by `_like`."""
+    return Field(max_length=32, json_schema_extra={"pattern": pattern})
+
+
+def _like(pattern: str, example: str) -> AfterValidator:
+    def check(bound: str) -> str:
+        if not re.fullmatch(pattern.strip("^$"), bound):
+            raise ValueError(f"must be a bound like {example}")
+        return bound
+
+    return AfterValidator(check)
+
+
+AtLeastShare = Annotated[str, _text(_AT_LEAST_SHARE), _like(_AT_LEAST_SHARE, '">= 0.85", between 0 and 1')]
+AtMostShare = Annotated[str, _text(_AT_MOST_SHARE), _like(_AT_MOST_SHARE, '"<= 0.01", between 0 and 1')]
+AtMost = Annotated[str, _text(_AT_MOST), _like(_AT_MOST, '"<= 1.5"')]
 
 
 class Holdout(SpecModel):
@@ -29,19 +49,19 @@ class Holdout(SpecModel):
 class Gate(SpecModel):
     """What the tuned model has to reach. A job that does not fails with reason GateNotMet and keeps its adapter."""
 
-    function_accuracy: AtLeast | None = Field(
+    function_accuracy: AtLeastShare | None = Field(
         default=None, description='Share of the calling turns that call just the right functions, e.g. `">= 0.85"`.'
     )
-    exact_arguments: AtLeast | None = Field(
+    exact_arguments: AtLeastShare | None = Field(
         default=None, description="Share of the calling turns whose calls are right in every argument."
     )
-    argument_f1: AtLeast | None = Field(
+    argument_f1: AtLeastShare | None = Field(
         default=None, description="F1 of the arguments, value and type, mean over calling turns."
     )
-    call_accuracy: AtLeast | None = Field(
+    call_accuracy: AtLeastShare | None = Field(
         default=None, description="Share of the turns that call when they should, and answer when they should not."
     )
-    valid_json: AtLeast | None = Field(
+    valid_json: AtLeastShare | None = Field(
         default=None, description="Share of the turns that call in the notation of the model's template, unbroken."
     )
     hallucinated_functions: AtMostShare | None = Field(
