@@ -65,7 +65,7 @@ def test_attention_is_compiled_once_whatever_the_documents_of_a_batch(tmp_path: 
     assert num_graphs[-1] == num_graphs[1]
 
 
-def tiny_gpu_job(root: Path, gpus: int, sharding: str) -> tuple[TrainerJob, JobPaths]:
+def tiny_gpu_job(root: Path, gpus: int, sharding: str, kernels: str) -> tuple[TrainerJob, JobPaths]:
     write_tiny_model(root / "shared" / MODEL_PATH, **SIZES)
     training: dict[str, Any] = {
         "epochs": 3,
@@ -79,12 +79,12 @@ def tiny_gpu_job(root: Path, gpus: int, sharding: str) -> tuple[TrainerJob, JobP
         root, training=training, compute={"device": "gpu", "gpusPerNode": gpus, "sharding": sharding}
     )
     plan = json.loads(paths.prepared.read_text())
-    paths.prepared.write_text(json.dumps(plan | {"precision": "bf16"}))
+    paths.prepared.write_text(json.dumps(plan | {"precision": "bf16", "kernels": kernels}))
     return job, paths
 
 
-def run(root: Path, gpus: int, sharding: str) -> tuple[TrainedReport, list[float]]:
-    job, paths = tiny_gpu_job(root, gpus, sharding)
+def run(root: Path, gpus: int, sharding: str, kernels: str = "plain") -> tuple[TrainedReport, list[float]]:
+    job, paths = tiny_gpu_job(root, gpus, sharding, kernels)
     report, _ = train(job, paths, {"FINETUNE_METRICS_PORT": "0"})
     return report, [json.loads(line)["loss"] for line in (paths.logs / "metrics.jsonl").read_text().splitlines()]
 
@@ -104,6 +104,11 @@ def test_all_gpus_have_the_loss_curve_of_one(tmp_path: Path, one_gpu: list[float
     assert report.final_loss < report.first_loss
 
 
+def test_the_fused_step_has_the_loss_curve_of_the_plain_one(tmp_path: Path, one_gpu: list[float]) -> None:
+    _, losses = run(tmp_path, NUM_GPUS, "replicate", "fused")
+    assert losses == pytest.approx(one_gpu, rel=1e-2)
+
+
 def test_the_exporter_tells_the_memory_that_tensors_took() -> None:
     size_bytes = 1 << 28
     registry = CollectorRegistry()
@@ -116,7 +121,7 @@ def test_the_exporter_tells_the_memory_that_tensors_took() -> None:
 
 
 def test_a_full_gpu_is_explained_with_what_to_change(tmp_path: Path) -> None:
-    job, paths = tiny_gpu_job(tmp_path, 1, "replicate")
+    job, paths = tiny_gpu_job(tmp_path, 1, "replicate", "plain")
     with pytest.raises(torch.OutOfMemoryError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8, device=GPU)
     failure = explain(caught.value, lambda: advise_on_memory(job, paths, GPU))
