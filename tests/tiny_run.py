@@ -1,11 +1,13 @@
 """A job that is prepared and ready to train within seconds: a random model of two layers, random packed documents."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from finetune_trainer import recipe
@@ -108,6 +110,14 @@ def train_in_process(
         ]
     finally:
         dist.destroy_process_group()
+
+
+def train_in_gang(world_size: int, store: Path, runs: list[tuple[TrainerJob, JobPaths, int]]) -> None:
+    """Train in several processes; they are forked from a server that has imported everything once."""
+    multiprocessing.set_forkserver_preload([__name__])
+    torch.multiprocessing.start_processes(
+        train_in_process, (world_size, store, runs), nprocs=world_size, start_method="forkserver"
+    )
 
 
 def _write_data(directory: Path, num_sequences: int) -> None:

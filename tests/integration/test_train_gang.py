@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
 
@@ -25,7 +24,7 @@ from finetune_trainer.contract import series
 from finetune_trainer.contract.job import TrainerJob, write_job
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.termination import Reason, TerminationMessage, read_termination
-from tests.tiny_run import prepare_tiny_job, train_in_process
+from tests.tiny_run import prepare_tiny_job, train_in_gang, train_in_process
 
 pytestmark = pytest.mark.gang
 
@@ -89,7 +88,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
         compute = {"sharding": sharding, "nodes": 2 // per_node, "processesPerNode": per_node}
         runs[name] = (*prepare(root, 4, compute), per_node)
     store = tmp_path_factory.mktemp("store") / "store"
-    torch.multiprocessing.spawn(train_in_process, (2, store, list(runs.values())), nprocs=2)
+    train_in_gang(2, store, list(runs.values()))
     return {name: read_run(paths) for name, (_, paths, _) in runs.items()}
 
 
@@ -308,9 +307,7 @@ def test_a_run_goes_on_in_another_gang_with_the_loss_curve_of_one_that_never_sto
     def train(sharding: str, num_processes: int) -> JobPaths:
         compute = {"sharding": sharding, "processesPerNode": num_processes}
         job, paths = prepare(tmp_path, 8 // num_processes, compute, checkpoint={"everySteps": 1, "keep": 9})
-        store = tmp_path / f"store-{num_processes}"
-        run = (num_processes, store, [(job, paths, num_processes)])
-        torch.multiprocessing.spawn(train_in_process, run, nprocs=num_processes)
+        train_in_gang(num_processes, tmp_path / f"store-{num_processes}", [(job, paths, num_processes)])
         return paths
 
     before, after = CHANGES_OF_GANG[change]
