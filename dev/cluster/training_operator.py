@@ -129,6 +129,7 @@ _INIT_CONTAINER = f"""\
   - sh
   - -c
   - |
+    trap "exit 1" TERM
     set -- $(cat /etc/resolv.conf)
     until [ $1 = search ]; do shift; done
     i=0
