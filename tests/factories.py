@@ -12,7 +12,7 @@ SETTINGS = Settings(trainer_image="registry.example/finetune-trainer:1.2.3")
 
 
 def manifest(spec: Mapping[str, Any] | None = None, name: str = "calls", **metadata: Any) -> dict[str, Any]:
-    """Return the smallest FineTuneJob, its spec changed by a JSON merge patch (None removes a field)."""
+    """Return the smallest FineTuneJob, not evaluated, its spec changed by a JSON merge patch (None removes a field)."""
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -22,6 +22,7 @@ def manifest(spec: Mapping[str, Any] | None = None, name: str = "calls", **metad
                 "model": {"huggingFace": {"repository": "meta-llama/Llama-3.1-8B-Instruct"}},
                 "datasets": [{"huggingFace": {"repository": "team/calls"}, "format": "hermes"}],
                 "storage": {"shared": {"size": "2Ti", "storageClassName": "shared-fs"}},
+                "evaluation": {"enabled": False},
             },
             spec or {},
         ),

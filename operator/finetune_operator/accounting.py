@@ -38,7 +38,7 @@ def accounted(before: FineTuneJobStatus, after: FineTuneJobStatus, now: datetime
     ledger = _with_steps_secured(ledger, before, after, now, num_gpus)
     ledger = _without_steps_done_again(ledger, before, after)
     if activity is not ledger.activity:
-        ledger = _turned_to(activity, ledger, after.phase, now, num_gpus)
+        ledger = _turned_to(activity, ledger, after.has_trained, now, num_gpus)
     return after.model_copy(update={"accounting": ledger})
 
 
@@ -64,6 +64,8 @@ def _activity(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Activity |
     """Return what becomes of the GPUs' time from now on, or None before the training stage has begun."""
     if not after.attempts:
         return None
+    if after.has_trained:
+        return Activity.NONE  # the gang is gone; evaluating is another stage
     match after.phase:
         case Phase.SUCCEEDED | Phase.FAILED | Phase.SUSPENDED:
             return Activity.NONE
@@ -107,10 +109,10 @@ def _without_steps_done_again(ledger: Accounting, before: FineTuneJobStatus, aft
     )
 
 
-def _turned_to(activity: Activity, ledger: Accounting, phase: Phase | None, now: datetime, num_gpus: int) -> Accounting:
+def _turned_to(activity: Activity, ledger: Accounting, trained: bool, now: datetime, num_gpus: int) -> Accounting:
     """Add what is over, and begin with what comes after it."""
     if ledger.activity is Activity.TRAINING:
-        ledger = _added("productive" if phase is Phase.SUCCEEDED else "lost", ledger, now, num_gpus)
+        ledger = _added("productive" if trained else "lost", ledger, now, num_gpus)
     elif ledger.activity is not Activity.NONE:
         ledger = _added(_KIND_OF_ACTIVITY[ledger.activity], ledger, now, num_gpus)
     return ledger.model_copy(update={"activity": activity, "since": _text(now)})

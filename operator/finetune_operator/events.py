@@ -18,6 +18,8 @@ _GOOD_REASONS = frozenset(
         ConditionReason.QUEUED,
         ConditionReason.STARTING,
         ConditionReason.RUNNING,
+        ConditionReason.TRAINED,
+        ConditionReason.EVALUATING,
         ConditionReason.SUSPENDING,
         ConditionReason.SUSPENDED,
         ConditionReason.RESUMED,

@@ -73,6 +73,7 @@ class Stage(StrEnum):
 
     PREPARE = "prepare"
     TRAIN = "train"
+    EVALUATE = "evaluate"
 
 
 class RoleName(StrEnum):
@@ -130,6 +131,11 @@ def prepare_job(job_name: str) -> str:
     return _fitted(job_name, "-prepare", MAX_JOB_CHARACTERS)
 
 
+def evaluate_job(job_name: str) -> str:
+    """Return the name of the Job that evaluates."""
+    return _fitted(job_name, "-evaluate", MAX_JOB_CHARACTERS)
+
+
 def gang_service(job_name: str, attempt: int) -> str:
     """Return the name of the headless Service under which the pods of an attempt find each other."""
     return _fitted(job_name, f"-a{attempt}", MAX_LABEL_CHARACTERS)
@@ -170,6 +176,8 @@ class ConditionReason(StrEnum):
     PREPARED = "Prepared"
     STARTING = "Starting"
     RUNNING = "Running"
+    TRAINED = "Trained"
+    EVALUATING = "Evaluating"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"

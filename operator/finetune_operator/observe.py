@@ -40,6 +40,7 @@ class Observed:
 
     children: Mapping[ObjectKey, Child]
     prepare: JobSeen | None
+    evaluate: JobSeen | None
     gangs: Mapping[int, tuple[JobSeen, ...]]
     """The training Jobs of each attempt, by name: the leader's comes before the workers'."""
     claims: Trouble | None
@@ -87,7 +88,7 @@ def observe(
     children = sorted(children, key=object_key)
     pods = [body for body in children if body["kind"] == "Pod"]
     seen = {object_key(body): _child(body, job_uid) for body in children}
-    prepare: JobSeen | None = None
+    one_pod_jobs: dict[str | None, JobSeen] = {}
     gangs: dict[int, tuple[JobSeen, ...]] = {}
     for body in children:
         child = seen[object_key(body)]
@@ -97,11 +98,12 @@ def observe(
         if label(body, Label.STAGE) == Stage.TRAIN:
             attempt = int(label(body, Label.ATTEMPT) or 0)
             gangs[attempt] = (*gangs.get(attempt, ()), job)
-        elif label(body, Label.STAGE) == Stage.PREPARE:
-            prepare = job
+        else:
+            one_pod_jobs[label(body, Label.STAGE)] = job
     return Observed(
         children=seen,
-        prepare=prepare,
+        prepare=one_pod_jobs.get(Stage.PREPARE),
+        evaluate=one_pod_jobs.get(Stage.EVALUATE),
         gangs=gangs,
         claims=_claim_trouble(children, warnings),
         claims_pending=any(causes.is_pending_claim(body) for body in children),

@@ -107,8 +107,8 @@ class Plan:
         return {label.value: labels[label] for label in names.QUEUE_LABELS if label in labels}
 
     @property
-    def prepare_mounts(self) -> tuple[Disk, ...]:
-        """What the prepare pod mounts: it writes models and data to the shared filesystem, and no log files."""
+    def shared_mounts(self) -> tuple[Disk, ...]:
+        """What a pod mounts that works on the shared filesystem alone, and writes no log files."""
         return tuple(disk for disk in self.disks if disk.volume == SHARED_VOLUME)
 
     @property

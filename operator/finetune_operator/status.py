@@ -21,6 +21,7 @@ from finetune_operator.api.status import (
 from finetune_operator.causes import Trouble
 from finetune_operator.names import ConditionReason
 from finetune_operator.progress import steps_lost, with_result
+from finetune_trainer.contract.evaluation import EvaluationReport, ExportReport
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 
 _MAX_MESSAGE_CHARACTERS = 4096
@@ -85,14 +86,9 @@ def preparing(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) 
 
 def prepare_failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_follows: str) -> FineTuneJobStatus:
     """Tell that preparing broke off, and when it starts again."""
-    failure = Failure(time=moment.text, reason=str(cause.reason), message=_attempt_message(cause))
+    failures = (*status.prepare_failures, _failure(moment, cause))[-MAX_ATTEMPTS:]
     told = Trouble(cause.reason, f"{cause.message} {what_follows}")
-    status = status.model_copy(
-        update={
-            "prepare_failures": (*status.prepare_failures, failure)[-MAX_ATTEMPTS:],
-            "restarts": status.restarts + 1,
-        }
-    )
+    status = status.model_copy(update={"prepare_failures": failures, "restarts": status.restarts + 1})
     return _told(status, moment, Phase.RESTARTING, told.reason, {ConditionType.PREPARED: (_FALSE, told)})
 
 
@@ -184,7 +180,9 @@ def _suspend(
     conditions = {ConditionType.SUSPENDED: (is_suspended, told)}
     if answer(status, ConditionType.PREPARED) is _FALSE:
         conditions[ConditionType.PREPARED] = (_FALSE, told)
-    if answer(status, ConditionType.RUNNING) is not None:
+    if status.has_trained:
+        conditions[ConditionType.EVALUATED] = (_FALSE, told)
+    elif answer(status, ConditionType.RUNNING) is not None:
         conditions[ConditionType.RUNNING] = (_FALSE, told)
     return _told(status, moment, phase, told.reason, conditions)
 
@@ -199,17 +197,56 @@ def resumed(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
 
 
 def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport | None) -> FineTuneJobStatus:
-    """Tell that the training is done, and what came out of it."""
-    if report is None:
-        message = "The training is done; its last report is lost because the pod of rank 0 was deleted."
-    else:
-        message = (
-            f"Loss {report.first_loss:.3f} -> {report.final_loss:.3f} in {report.steps} steps; the adapter is in "
-            f"{report.adapter_path} on the shared filesystem."
-        )
-        status = with_result(status, report).model_copy(update={"result": Result(**report.model_dump())})
-    told = Trouble(ConditionReason.SUCCEEDED, message)
+    """Tell that the training is done, what came out of it, and that this was all."""
+    told = Trouble(ConditionReason.SUCCEEDED, _what_came_out(report))
     conditions = {ConditionType.RUNNING: (_FALSE, told), ConditionType.COMPLETE: (_TRUE, told)}
+    status = _told(_with_result(status, report), moment, Phase.SUCCEEDED, told.reason, conditions)
+    return _finished(status, moment, told)
+
+
+def trained(status: FineTuneJobStatus, moment: Moment, report: TrainedReport | None) -> FineTuneJobStatus:
+    """Tell that the training is done and what came out of it; evaluating comes next."""
+    ended = Trouble(ConditionReason.SUCCEEDED, _what_came_out(report))
+    status = attempt_ended(_with_result(status, report), moment, ended)
+    told = Trouble(ConditionReason.TRAINED, ended.message)
+    return _told(status, moment, Phase.PENDING, told.reason, {ConditionType.RUNNING: (_FALSE, told)})
+
+
+def evaluating(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) -> FineTuneJobStatus:
+    """Tell that the trained model is being scored, or what keeps that from starting; then the job is pending again."""
+    told = waits or Trouble(
+        ConditionReason.EVALUATING, "Base and tuned model are being scored on the rows that training has not seen."
+    )
+    phase = Phase.EVALUATING if waits is None else Phase.PENDING
+    return _told(status, moment, phase, told.reason, {ConditionType.EVALUATED: (_FALSE, told)})
+
+
+def with_findings(
+    status: FineTuneJobStatus, evaluation: EvaluationReport | None, export: ExportReport | None
+) -> FineTuneJobStatus:
+    """Tell what was measured and exported, beside the result of the training."""
+    if status.result is None:
+        return status
+    result = status.result.model_copy(update={"evaluation": evaluation, "export": export})
+    return status.model_copy(update={"result": result})
+
+
+def evaluate_failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_follows: str) -> FineTuneJobStatus:
+    """Tell that evaluating broke off, and when it starts again."""
+    failures = (*status.evaluate_failures, _failure(moment, cause))[-MAX_ATTEMPTS:]
+    told = Trouble(cause.reason, f"{cause.message} {what_follows}")
+    status = status.model_copy(update={"evaluate_failures": failures, "restarts": status.restarts + 1})
+    return _told(status, moment, Phase.RESTARTING, told.reason, {ConditionType.EVALUATED: (_FALSE, told)})
+
+
+def evaluated(status: FineTuneJobStatus, moment: Moment, findings: str) -> FineTuneJobStatus:
+    """Tell what the tuned model is worth, and that this was all."""
+    trained = status.attempts[-1].message or "The training is done."
+    told = Trouble(ConditionReason.SUCCEEDED, f"{trained} Evaluation: {findings}.")
+    conditions = {
+        ConditionType.EVALUATED: (_TRUE, Trouble(ConditionReason.SUCCEEDED, findings)),
+        ConditionType.COMPLETE: (_TRUE, told),
+    }
     return _finished(_told(status, moment, Phase.SUCCEEDED, told.reason, conditions), moment, told)
 
 
@@ -219,7 +256,9 @@ def failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, why_no_mor
     conditions = {ConditionType.FAILED: (_TRUE, told)}
     if answer(status, ConditionType.PREPARED) is not _TRUE:
         conditions[ConditionType.PREPARED] = (_FALSE, told)
-    if answer(status, ConditionType.RUNNING) is not None:
+    if status.has_trained:
+        conditions[ConditionType.EVALUATED] = (_FALSE, told)
+    elif answer(status, ConditionType.RUNNING) is not None:
         conditions[ConditionType.RUNNING] = (_FALSE, told)
     return _finished(_told(status, moment, Phase.FAILED, cause.reason, conditions), moment, cause)
 
@@ -290,6 +329,25 @@ def _told(
 
 def _finished(status: FineTuneJobStatus, moment: Moment, cause: Trouble) -> FineTuneJobStatus:
     return attempt_ended(status, moment, cause).model_copy(update={"completion_time": moment.text})
+
+
+def _with_result(status: FineTuneJobStatus, report: TrainedReport | None) -> FineTuneJobStatus:
+    if report is None:
+        return status
+    return with_result(status, report).model_copy(update={"result": Result(**report.model_dump())})
+
+
+def _what_came_out(report: TrainedReport | None) -> str:
+    if report is None:
+        return "The training is done; its last report is lost because the pod of rank 0 was deleted."
+    return (
+        f"Loss {report.first_loss:.3f} -> {report.final_loss:.3f} in {report.steps} steps; the adapter is in "
+        f"{report.adapter_path} on the shared filesystem."
+    )
+
+
+def _failure(moment: Moment, cause: Trouble) -> Failure:
+    return Failure(time=moment.text, reason=str(cause.reason), message=_attempt_message(cause))
 
 
 def _attempt_message(cause: Trouble) -> str:

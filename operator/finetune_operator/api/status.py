@@ -5,7 +5,8 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from finetune_trainer.contract.termination import PreparedReport, TrainedReport
+from finetune_trainer.contract.evaluation import EvaluationReport, ExportReport
+from finetune_trainer.contract.termination import PreparedReport, Reason, TrainedReport
 
 # What is kept in a status, which is read and written whole: the newest of them.
 MAX_ATTEMPTS = 100
@@ -25,6 +26,7 @@ class Phase(StrEnum):
     PREPARING = "Preparing"
     STARTING = "Starting"
     RUNNING = "Running"
+    EVALUATING = "Evaluating"
     RESTARTING = "Restarting"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
@@ -38,6 +40,7 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     PREPARED = "Prepared"
     RUNNING = "Running"
+    EVALUATED = "Evaluated"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -167,6 +170,11 @@ class Accounting(StatusModel):
 class Result(TrainedReport):
     """What came out."""
 
+    evaluation: EvaluationReport | None = Field(
+        default=None, description="Base and tuned model on the held-out rows; the whole is in the file of reportPath."
+    )
+    export: ExportReport | None = Field(default=None, description="What was made of the adapter.")
+
 
 class FineTuneJobStatus(StatusModel):
     """Where the job stands and what came out of it."""
@@ -183,7 +191,7 @@ class FineTuneJobStatus(StatusModel):
         default=(),
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        description="Accepted, Prepared, Running, Suspended, Complete, Failed.",
+        description="Accepted, Prepared, Running, Evaluated, Suspended, Complete, Failed.",
     )
     start_time: str | None = Field(
         default=None,
@@ -201,10 +209,14 @@ class FineTuneJobStatus(StatusModel):
     attempts: tuple[Attempt, ...] = Field(
         default=(), max_length=MAX_ATTEMPTS, description="The gangs, oldest first; the newest hundred."
     )
+    evaluate_failures: tuple[Failure, ...] = Field(
+        default=(), max_length=MAX_ATTEMPTS, description="The times that evaluating broke off and was tried again."
+    )
     restarts: int = Field(
         default=0,
         ge=0,
-        description="How often preparing or training started anew because it had failed; resuming does not count.",
+        description="How often preparing, training or evaluating started anew because it had failed; resuming does not "
+        "count.",
     )
     checkpoint: Checkpoint | None = Field(default=None, description="The newest complete checkpoint.")
     damaged_checkpoints: tuple[str, ...] = Field(
@@ -214,3 +226,8 @@ class FineTuneJobStatus(StatusModel):
     )
     accounting: Accounting | None = Field(default=None, description="What became of the GPUs' time.")
     result: Result | None = Field(default=None, description="What came out.")
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether an attempt has trained to the end."""
+        return bool(self.attempts) and self.attempts[-1].reason == Reason.SUCCEEDED

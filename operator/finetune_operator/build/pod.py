@@ -1,4 +1,4 @@
-"""The pod template that preparing and training share. It passes the `restricted` Pod Security Standard.
+"""The pod template that all stages share. It passes the `restricted` Pod Security Standard.
 
 https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """
@@ -34,7 +34,7 @@ def pod_spec(
 
     Args:
         plan: the job's plan.
-        verb: `prepare` or `train`.
+        verb: `prepare`, `train` or `evaluate`.
         mounts: disks that the pod mounts.
         variables: environment of this verb, besides what every container of the job gets.
         resources: requests and limits of the container.
@@ -63,13 +63,20 @@ def pod_spec(
 
 def training_resources(plan: Plan) -> Manifest:
     """Return requests and limits of a training container: the user's, the GPUs, and the RDMA device."""
-    wanted = plan.job.spec.compute.resources
-    limits: dict[str, str] = dict(wanted.limits)
+    devices = {} if plan.rdma_resource_name is None else {plan.rdma_resource_name: "1"}
     if plan.gpus_per_node:
-        limits[plan.gpu_resource_name] = str(plan.gpus_per_node)
-    if plan.rdma_resource_name is not None:
-        limits[plan.rdma_resource_name] = "1"
-    resources: dict[str, Any] = {"requests": dict(wanted.requests), "limits": limits}
+        devices[plan.gpu_resource_name] = str(plan.gpus_per_node)
+    return _resources(plan, devices)
+
+
+def evaluating_resources(plan: Plan) -> Manifest:
+    """Return requests and limits of the evaluating container: the user's, and one GPU where he trains on GPUs."""
+    return _resources(plan, {plan.gpu_resource_name: "1"} if plan.gpus_per_node else {})
+
+
+def _resources(plan: Plan, devices: Mapping[str, str]) -> Manifest:
+    wanted = plan.job.spec.compute.resources
+    resources: dict[str, Any] = {"requests": dict(wanted.requests), "limits": dict(wanted.limits) | dict(devices)}
     return {kind: amounts for kind, amounts in resources.items() if amounts}
 
 

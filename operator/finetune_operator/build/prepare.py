@@ -27,7 +27,7 @@ def build_prepare_job(plan: Plan) -> Manifest:
                     "spec": pod.pod_spec(
                         plan,
                         verb="prepare",
-                        mounts=plan.prepare_mounts,
+                        mounts=plan.shared_mounts,
                         variables=variables,
                         resources={"requests": {"cpu": plan.prepare_cpu, "memory": plan.prepare_memory}},
                     ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.status import Attempt, Checkpoint, Failure, FineTuneJobStatus
+from finetune_operator.decide.decision import Look
 from finetune_operator.failure_table import Remedy, consequence_of
 from finetune_operator.names import ConditionReason
 
@@ -51,8 +52,8 @@ def earliest_start(attempts: Sequence[Attempt]) -> datetime | None:
     return datetime.fromisoformat(attempts[-1].ended) + _delay(failures_in_a_row)
 
 
-def earliest_preparation(failures: Sequence[Failure]) -> datetime | None:
-    """Return when preparing may start again; None when it did not fail."""
+def earliest_retry(failures: Sequence[Failure]) -> datetime | None:
+    """Return when a stage of one pod may start again; None when it did not fail."""
     if not failures:
         return None
     return datetime.fromisoformat(failures[-1].time) + _delay(len(failures))
@@ -74,14 +75,21 @@ def verdict_on_attempt(status: FineTuneJobStatus, reason: str, max_restarts: int
     return Verdict(again_at, words)
 
 
-def verdict_on_prepare(status: FineTuneJobStatus, reason: str, now: datetime, max_restarts: int) -> Verdict:
-    """Return what follows when preparing has failed for this reason."""
-    former_reasons = [failure.reason for failure in status.prepare_failures]
-    why_no_more = _why_no_more(reason, former_reasons, status.restarts, max_restarts)
+def verdict_on_one_pod(doing: str, failures: Sequence[Failure], restarts: int, reason: str, look: Look) -> Verdict:
+    """Return what follows when a stage of one pod has failed for this reason.
+
+    Args:
+        doing: what the stage does, as the beginning of a sentence.
+        failures: the earlier times that it failed.
+        restarts: how often the job has started anew.
+        reason: why it failed now.
+        look: the time, and what the job's run policy allows.
+    """
+    why_no_more = _why_no_more(reason, [failure.reason for failure in failures], restarts, look.policy.max_restarts)
     if why_no_more is not None:
         return Verdict(None, why_no_more)
-    again_at = now + _delay(len(status.prepare_failures) + 1)
-    return Verdict(again_at, f"Preparing starts again at {again_at:%H:%M:%S} UTC, with what is in the caches already.")
+    again_at = look.now + _delay(len(failures) + 1)
+    return Verdict(again_at, f"{doing} starts again at {again_at:%H:%M:%S} UTC, with what is on the disk already.")
 
 
 def _why_no_more(reason: str, former_reasons: Sequence[str | None], restarts: int, max_restarts: int) -> str | None:

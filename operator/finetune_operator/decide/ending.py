@@ -11,6 +11,7 @@ from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import under_way, verdict_on_attempt
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
+from finetune_operator.decide.evaluate import is_wanted
 from finetune_operator.decide.failures import cause_of_failure, has_failure, root_cause_expected_by
 from finetune_operator.names import ConditionReason
 from finetune_operator.observe import Observed
@@ -76,8 +77,9 @@ def _failed(look: Look, status: FineTuneJobStatus, gang: Gang) -> Decision:
 
 def _succeeded(look: Look, status: FineTuneJobStatus, gang: Gang) -> Decision:
     last_word = _last_word(gang)
-    status = tell.succeeded(status, look.moment, last_word.trained if last_word is not None else None)
-    return Decision(status, delete=children.holding_nodes(look.observed))
+    report = last_word.trained if last_word is not None else None
+    tell_of_it = tell.trained if is_wanted(look, status) else tell.succeeded
+    return Decision(tell_of_it(status, look.moment, report), delete=children.holding_nodes(look.observed))
 
 
 def _vanished(

@@ -1,4 +1,4 @@
-"""The story of a job: accepted, prepared, trained; suspended and resumed, and finished."""
+"""The story of a job: accepted, prepared, trained, evaluated; suspended and resumed, and finished."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +11,7 @@ from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look, Timing
 from finetune_operator.decide.ending import break_off, end_of_attempt
+from finetune_operator.decide.evaluate import evaluate
 from finetune_operator.decide.prepare import prepare
 from finetune_operator.decide.suspend import suspend
 from finetune_operator.decide.train import train
@@ -75,7 +76,12 @@ def _stages(look: Look, status: FineTuneJobStatus) -> Decision:
         if tell.answer(decision.status, ConditionType.PREPARED) is not ConditionStatus.TRUE:
             return decision
         status = decision.status
-    return train(look, status)
+    if not status.has_trained:
+        decision = train(look, status)
+        if tell.is_finished(decision.status) or not decision.status.has_trained:
+            return decision
+        status = decision.status
+    return evaluate(look, status)
 
 
 def _wait_for_claims(look: Look, status: FineTuneJobStatus) -> Decision:
@@ -108,16 +114,17 @@ def _exceed_deadline(look: Look, status: FineTuneJobStatus) -> Decision:
     ending = end_of_attempt(look, status)
     if ending is not None and tell.is_finished(ending.status):
         return ending  # it had ended by itself, and only now somebody looks
+    if ending is not None and ending.status.has_trained:
+        status = ending.status
     cause = Trouble(
         ConditionReason.DEADLINE_EXCEEDED,
         f"The job was not done within spec.runPolicy.activeDeadlineSeconds ({look.policy.active_deadline_seconds}). "
         "Its pods were told to stop; those that train write a checkpoint first.",
     )
     decision = break_off(look, status, cause)
-    preparing = look.observed.prepare
-    if preparing is not None and preparing.state is JobState.ACTIVE and not preparing.child.deleting:
-        decision = replace(decision, delete=(*decision.delete, preparing.child))
-    return decision
+    one_pod_jobs = [job for job in (look.observed.prepare, look.observed.evaluate) if job is not None]
+    active = [job.child for job in one_pod_jobs if job.state is JobState.ACTIVE]
+    return replace(decision, delete=(*decision.delete, *children.not_yet_leaving(active)))
 
 
 def _after_the_end(look: Look, status: FineTuneJobStatus) -> Decision:
@@ -128,9 +135,8 @@ def _after_the_end(look: Look, status: FineTuneJobStatus) -> Decision:
     goes_at = datetime.fromisoformat(status.completion_time) + timedelta(seconds=ttl_seconds)
     if look.now < goes_at:
         return Decision(status, delete=children.holding_nodes(observed)).waking_at(goes_at, look.now)
-    left = children.former_gangs(observed, ())
-    if observed.prepare is not None:
-        left = (observed.prepare.child, *left)
+    one_pod_jobs = [job.child for job in (observed.prepare, observed.evaluate) if job is not None]
+    left = (*one_pod_jobs, *children.former_gangs(observed, ()))
     if left or observed.training_pods:
         return Decision(status, delete=children.not_yet_leaving(left), wake_after_seconds=LOOK_AGAIN_SECONDS)
     return Decision(status, delete_job=True, wake_after_seconds=LOOK_AGAIN_SECONDS)

@@ -26,6 +26,8 @@ def suspend(look: Look, status: FineTuneJobStatus) -> Decision:
     leaving = children.former_gangs(look.observed, ())
     if prepare is not None and tell.answer(status, ConditionType.PREPARED) is not ConditionStatus.TRUE:
         leaving = (prepare.child, *leaving)
+    if look.observed.evaluate is not None:
+        leaving = (look.observed.evaluate.child, *leaving)
     if leaving or look.observed.training_pods:
         status = tell.suspending(status, look.moment)
         return Decision(status, delete=children.not_yet_leaving(leaving), wake_after_seconds=LOOK_AGAIN_SECONDS)

@@ -13,6 +13,7 @@ from finetune_operator.api.status import Activity, Attempt, Checkpoint, FineTune
 
 START = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 NUM_GPUS = 16
+TRAINED = (Phase.EVALUATING, Phase.SUCCEEDED)
 PREPARING = FineTuneJobStatus(phase=Phase.PREPARING)
 
 
@@ -39,6 +40,8 @@ def play(*story: Told) -> FineTuneJobStatus:
             Attempt(number=number, started="2026-11-23T05:00:00Z", resumed_from_step=told.resumed_from)
             for number in range(1, told.attempt + 1)
         )
+        if told.phase in TRAINED:
+            attempts = (*attempts[:-1], attempts[-1].model_copy(update={"reason": "Succeeded"}))
         after = status.model_copy(update={"phase": told.phase, "attempts": attempts})
         if told.checkpoint is not None:
             step, seconds = told.checkpoint
@@ -57,6 +60,16 @@ HISTORIES: dict[str, tuple[list[Told], tuple[int, int, int, int]]] = {
             Told(50, Phase.RUNNING, resumed_from=0),
             Told(200, Phase.RUNNING, resumed_from=0, checkpoint=(100, 190)),
             Told(350, Phase.SUCCEEDED, resumed_from=0, checkpoint=(200, 349)),
+        ],
+        (30 * 16, 20 * 16, 300 * 16, 0),
+    ),
+    "the trained model is evaluated, when the gang's GPUs are free": (
+        [
+            Told(0, Phase.STARTING),
+            Told(30, Phase.RUNNING),
+            Told(50, Phase.RUNNING, resumed_from=0),
+            Told(350, Phase.EVALUATING, resumed_from=0),
+            Told(900, Phase.SUCCEEDED, resumed_from=0),
         ],
         (30 * 16, 20 * 16, 300 * 16, 0),
     ),

@@ -65,6 +65,8 @@ NO_END = {
     "ContainerNotCreated",
     "VolumeNotMounted",
     "Queued",
+    "Trained",
+    "Evaluating",
 }
 
 
