@@ -82,6 +82,12 @@ class Store:
             objects[object_key(body)] = _without_managed_fields(body)
         return key
 
+    def knows(self, body: Body) -> bool:
+        """Whether this version of an object was seen already, or a later one: what the operator writes comes back."""
+        key = job_key(body)
+        known = self.find(key, object_key(body)) if key is not None else None
+        return known is not None and (_version(known) == _version(body) or _is_older(body, known))
+
     def forget(self, body: Body, key: JobKey | None = None) -> JobKey | None:
         """Forget a deleted object and return which job it belonged to; a newer one of its name is kept.
 
@@ -140,6 +146,10 @@ def _is_older(body: Body, known: Body) -> bool:
     """
     seen, last = body["metadata"], known["metadata"]
     return bool(seen["uid"] == last["uid"] and int(seen["resourceVersion"]) < int(last["resourceVersion"]))
+
+
+def _version(body: Body) -> tuple[str, str]:
+    return body["metadata"]["uid"], body["metadata"]["resourceVersion"]
 
 
 def _without_managed_fields(body: Body) -> Body:

@@ -120,6 +120,19 @@ async def test_what_was_deleted_while_the_api_server_forgot_is_found_missing_by_
     assert cluster.lists == []
 
 
+async def test_what_the_operator_has_just_written_wakes_nobody_when_it_comes_back() -> None:
+    cluster = SomeCluster([Listing([], "7")], [[("ADDED", job(8)), ("MODIFIED", job(9))]])
+    store, woken = Store(), list[JobKey]()
+    followed = Watches(cluster, store, (None,), woken.append)  # type: ignore[arg-type]
+    await followed.follow(JOBS)
+    store.see(job(8))
+    task = asyncio.create_task(followed.run())
+    await _until(lambda: version_of(store) == "9", task)
+    assert woken == [CALLS]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_deleted_object_is_forgotten() -> None:
     cluster = SomeCluster([Listing([job(3)], "7")], [[("DELETED", job(8))]])
     store, _ = await following(cluster, lambda store: version_of(store) is None)
