@@ -47,4 +47,4 @@ class ForeignObject(Exception):
 
 
 class DefinitionMissing(Exception):
-    """The cluster does not know FineTuneJobs: their CustomResourceDefinition is not installed."""
+    """The cluster does not know a kind, or no longer: its CustomResourceDefinition is not installed."""
