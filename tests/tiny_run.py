@@ -18,6 +18,7 @@ from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import PACKED_FILE, PackedWriter, Sequence
 from finetune_trainer.gang import Node, Place
+from finetune_trainer.planner import resolve_kernels
 
 VOCABULARY_SIZE = 128
 MODEL_PATH, DATA_PATH = "models/tiny", "datasets/tiny"
@@ -149,5 +150,6 @@ def plan_of(job: TrainerJob, shared: Path, num_sequences: int) -> PreparedReport
         warmup_steps=min(job.spec.training.schedule.warmup_steps, total_steps // 2),
         precision="fp32",
         sharding=job.spec.compute.sharding,
+        kernels=resolve_kernels(job.spec, job.spec.compute.sharding),
         estimated_memory_bytes=0,
     )
