@@ -94,6 +94,7 @@ def test_little_data_starts_no_process(work: RowWork) -> None:
         assert many._pool is None
 
 
+@pytest.mark.gang
 def test_a_worker_does_not_outlive_whoever_started_it(tmp_path: Path) -> None:
     # Started in a process of its own, which then dies without cleaning up.
     script = tmp_path / "orphans.py"
