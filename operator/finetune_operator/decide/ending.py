@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.build import build_gang
 from finetune_operator.build.manifest import Manifest
 from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
@@ -39,7 +38,7 @@ def end_of_attempt(look: Look, status: FineTuneJobStatus) -> Decision | None:
         return None
     if has_failure(gang):
         return _failed(look, status, gang)
-    workloads = workloads_of(build_gang(look.plan, attempt.number))
+    workloads = workloads_of(look.gang(attempt.number))
     if trouble := _vanished(workloads, gang, look.observed, status) or _stalled(look, status):
         return break_off(look, status, trouble)
     if len(gang) < len(workloads) or any(job.state is not JobState.SUCCEEDED for job in gang):

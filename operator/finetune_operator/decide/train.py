@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.build import build_claims, build_config_map, build_gang
+from finetune_operator.build import build_claims, build_config_map
 from finetune_operator.build.manifest import Manifest
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import earliest_start, next_number, under_way
@@ -37,13 +37,13 @@ def train(look: Look, status: FineTuneJobStatus) -> Decision:
     attempt = under_way(status)
     if attempt is None:
         return _begin(look, status)
-    return _keep_up(look, status, attempt.number, build_gang(look.plan, attempt.number))
+    return _keep_up(look, status, attempt.number, look.gang(attempt.number))
 
 
 def _begin(look: Look, status: FineTuneJobStatus) -> Decision:
     """Make the next attempt's gang, as soon as nothing is left of the others and the delay is over."""
     number = next_number(status)
-    gang = build_gang(look.plan, number)
+    gang = look.gang(number)
     # A gang of this number was made before the operator was stopped, and it could not tell so any more.
     if number not in look.observed.gangs:
         former = children.former_gangs(look.observed, gang)
