@@ -14,8 +14,8 @@ FIELDS = Path("docs/reference/finetunejob.md").read_text(encoding="utf-8")
 METRICS = Path("docs/reference/metrics.md").read_text(encoding="utf-8")
 
 ALL_IS_WELL = {
-    *("Accepted", "Preparing", "Prepared", "Starting", "Running", "Suspending", "Resumed", "Succeeded"),
-    "CheckpointLoaded",
+    *("Accepted", "Preparing", "Prepared", "Starting", "Running", "Suspending", "Resumed", "Trained", "Evaluating"),
+    *("CheckpointLoaded", "Succeeded"),
 }
 TROUBLES = sorted({reason.value for reason in (*ConditionReason, *Reason)} - ALL_IS_WELL)
 SERIES = sorted(value for name, value in vars(series).items() if name.isupper() and str(value).startswith("finetune_"))

@@ -45,6 +45,12 @@ CASES = {
         },
         claims={"models": ["ReadWriteMany"], "logs": ["ReadWriteOnce"]},
     ),
+    "evaluated-on-one-gpu": Case(
+        {
+            "compute": {"nodes": 2, "gpusPerNode": 8},
+            "evaluation": {"enabled": True, "gate": {"functionAccuracy": ">= 0.85"}},
+        }
+    ),
     "in-a-queue": Case(
         {"compute": {"nodes": 2, "gpusPerNode": 8}},
         labels={"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "low", "team": "a"},

@@ -18,6 +18,7 @@ from finetune_operator.build.prepare import build_prepare_job
 from finetune_operator.build.service import build_service
 from finetune_operator.build.storage import build_claims
 from finetune_operator.plan import Plan
+from finetune_trainer.contract.outcome import Export
 
 __all__ = [
     "build_all",
@@ -33,10 +34,12 @@ __all__ = [
 
 
 def build_all(plan: Plan, attempt: int) -> list[Manifest]:
-    """Return every manifest that a job needs until the end of an attempt, in the order in which they are made."""
+    """Return every manifest that a job of one attempt needs, in the order in which they are made."""
+    evaluated = plan.job.spec.evaluation.enabled or plan.job.spec.export != Export()
     return [
         *build_claims(plan),
         build_config_map(plan),
         build_prepare_job(plan),
         *build_gang(plan, attempt),
+        *([build_evaluate_job(plan)] if evaluated else []),
     ]

@@ -40,6 +40,8 @@ class World:
         self.lacking: Trouble | None = None
         self.events: list[JobEvent] = []
         self.versions = 0
+        self.prepared_message: Body = objects.PREPARED_MESSAGE
+        """What the prepare pod says at its end."""
         self.lingers = False
         """Whether what is deleted stays until `let_go`, as pods do that write a checkpoint."""
         self.deleted = False
@@ -198,7 +200,7 @@ class World:
         self.bind_claims()
         self.set_pods(PREPARE, objects.running())
         self.settle()
-        self.set_pods(PREPARE, objects.ended(objects.PREPARED_MESSAGE))
+        self.set_pods(PREPARE, objects.ended(self.prepared_message))
         self.finish_jobs(PREPARE, "Complete")
         self.settle()
         return self

@@ -30,7 +30,7 @@ class Metric(StrEnum):
 class Measure(Report):
     """A metric's value."""
 
-    value: float
+    value: float = Field(description="The mean.")
     low: float = Field(description="Lower end of the 95 % bootstrap interval.")
     high: float = Field(description="Upper end of the 95 % bootstrap interval.")
     n: int = Field(description="Turns, or tokens, that it is a mean over.")
