@@ -45,6 +45,7 @@ def tiny_job(name: str, **overrides: Any) -> Manifest:
                 "logEverySteps": 1,
             },
             "compute": {"nodes": 2, "device": "cpu"},
+            "evaluation": {"enabled": False},
             "storage": {
                 "shared": {"size": "1Gi", "storageClassName": SHARED_CLASS},
                 "network": {"size": "1Gi", "storageClassName": NETWORK_CLASS},
@@ -110,8 +111,11 @@ class Reader:
         self._kubectl = kubectl
         self._pod = pod
 
+    def run(self, *command: str) -> str:
+        return self._kubectl.run("exec", self._pod, "--", *command)
+
     def text(self, path: str) -> str:
-        return self._kubectl.run("exec", self._pod, "--", "cat", path)
+        return self.run("cat", path)
 
     def list_files(self, directory: str) -> list[str]:
         return sorted(self._kubectl.run("exec", self._pod, "--", "find", directory, "-type", "f").splitlines())

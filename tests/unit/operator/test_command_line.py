@@ -17,7 +17,8 @@ def test_render_prints_the_plan_and_every_manifest(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert text.startswith("# FineTuneJob default/function-calling-demo: 2 nodes x 1 processes\n# - Claim ")
     kinds = [document["kind"] for document in yaml.safe_load_all(text)]
-    assert kinds == ["PersistentVolumeClaim", "PersistentVolumeClaim", "ConfigMap", "Job", "Service", "Job", "Job"]
+    prepare, train, evaluate = ["Job"], ["Service", "Job", "Job"], ["Job"]
+    assert kinds == ["PersistentVolumeClaim", "PersistentVolumeClaim", "ConfigMap", *prepare, *train, *evaluate]
 
 
 def test_render_reads_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
