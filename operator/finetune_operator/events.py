@@ -3,6 +3,7 @@
 Pure. An Event follows from a difference, so each is told once, whoever asks again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,6 +28,12 @@ _GOOD_REASONS = frozenset(
         ConditionReason.FORMER_JOB_LEAVING,
     }
 )
+
+# What goes without saying when the other is told: an Event is a request, and a thousand jobs make thousands of them.
+_FOLLOWS_FROM: Mapping[str, ConditionReason] = {
+    ConditionReason.PREPARING: ConditionReason.ACCEPTED,
+    ConditionReason.STARTING: ConditionReason.PREPARED,
+}
 
 
 class EventType(StrEnum):
@@ -57,8 +64,13 @@ def _of_conditions(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[JobE
     ]
     # That a job was resumed comes before what it does then.
     changed.sort(key=lambda condition: condition.type is not ConditionType.SUSPENDED)
+    reasons = {condition.reason for condition in changed}
     # Running=False and Failed=True of the same cause are one piece of news.
-    told = {(condition.reason, condition.message): _event(condition) for condition in changed}
+    told = {
+        (condition.reason, condition.message): _event(condition)
+        for condition in changed
+        if _FOLLOWS_FROM.get(condition.reason) not in reasons
+    }
     return tuple(told.values())
 
 

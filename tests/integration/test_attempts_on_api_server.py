@@ -67,7 +67,7 @@ def test_a_killed_pod_is_followed_by_a_second_attempt_that_goes_on_from_the_chec
     kubelet.finish_training(pods)
     namespace.wait_for_job("again", lambda job: job.phase == "Succeeded", timeout_seconds=20)
     assert _reasons(namespace, "again") == [
-        *("Accepted", "Preparing", "Prepared", "Starting", "Running"),
+        *("Accepted", "Prepared", "Running"),
         *("OOMKilled", "Starting", "Running", "CheckpointLoaded", "Succeeded"),
     ]
 

@@ -66,7 +66,7 @@ def test_a_job_goes_from_apply_to_its_result_with_progress_read_from_rank_0(
     assert done.status["result"]["adapterDigest"] == "sha256:00ff"
     assert done.condition("Complete")["status"] == "True"
     reasons = [event.split(":")[0] for event in namespace.events("whole")]
-    assert reasons == ["Accepted", "Preparing", "Prepared", "Starting", "Running", "Succeeded"]
+    assert reasons == ["Accepted", "Prepared", "Running", "Succeeded"]
 
 
 def test_a_failed_gang_is_taken_down_and_the_cause_is_told_once(operator: OperatorProcess, namespace: Kubectl) -> None:

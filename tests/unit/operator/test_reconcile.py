@@ -135,7 +135,6 @@ async def test_the_first_look_makes_the_children_before_it_tells_of_them() -> No
             "/apis/batch/v1/namespaces/team-a/jobs",
             f"{JOB}/status",
             "/events",
-            "/events",
         ]
 
 
