@@ -1,6 +1,9 @@
 """The evaluate stage on a model that knows its held-out rows by heart, and on its base, which knows nothing."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune_trainer.contract.evaluation import EvaluationReport
-from finetune_trainer.contract.job import TrainerJob
+from finetune_trainer.contract.job import write_job
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.termination import Reason
+from finetune_trainer.contract.termination import Reason, read_termination
 from finetune_trainer.data.heldout import write_heldout
 from finetune_trainer.data.render import Renderer
 from finetune_trainer.data.template import load_tokenizer
@@ -23,7 +26,7 @@ from tests.peft_models import with_adapter
 from tests.tiny_run import DATA_PATH, MODEL_PATH
 from tests.unit.trainer.evaluate.memorised import ROWS, make_job, write_memorised_job
 
-JobAndPaths = tuple[TrainerJob, JobPaths]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,6 +138,30 @@ def test_the_gate_decides_how_the_stage_ends_and_the_adapter_stays(
     assert termination.message.startswith(told)
     assert termination.evaluated is not None
     assert (paths.adapter / "adapter_model.safetensors").exists()
+
+
+def test_the_verb_ends_with_what_was_scored_where_the_gate_is_not_met(tmp_path: Path, root: Path) -> None:
+    job, paths = make_job(root, evaluation={"maxNewTokens": 60, "maxTurns": 1, "gate": {"loss": "< 0.0001"}})
+    (tmp_path / "job.yaml").write_text(write_job(job))
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "finetune_trainer", "evaluate", str(tmp_path / "job.yaml")),
+            *("--shared", str(paths.shared), "--termination-log", str(tmp_path / "termination")),
+        ],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "trainer"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("GateNotMet: the gate is not met: loss < 0.0001: found 0.0")
+    message = read_termination((tmp_path / "termination").read_text())
+    assert message is not None
+    assert message.reason is Reason.GATE_NOT_MET
+    assert message.evaluated is not None
+    assert (message.evaluated.turns, message.evaluated.gate_met) == (1, False)
+    assert message.exported is not None
+    assert "**not met**" in (paths.shared / message.exported.model_card_path).read_text()
 
 
 def test_few_turns_are_drawn_where_few_are_asked_for(root: Path) -> None:
