@@ -25,7 +25,7 @@ from finetune_trainer.contract.termination import (
 
 
 def measure(value: float) -> Measure:
-    return Measure(value=value, low=value - 0.05, high=value + 0.05, n=200)
+    return Measure(value=value, low=value - 0.05, high=value + 0.05, count=200)
 
 
 BASE = Scores(loss=measure(2.0), function_accuracy=measure(0.1))
@@ -88,8 +88,8 @@ def test_every_metric_can_be_gated_and_is_scored() -> None:
 
 
 def test_perplexity_is_the_exponential_of_the_loss() -> None:
-    assert perplexity(Measure(value=0.0, low=-1.0, high=1.0, n=3)).value == 1.0
-    assert perplexity(Measure(value=1e9, low=1.0, high=1e9, n=3)).value < float("inf")
+    assert perplexity(Measure(value=0.0, low=-1.0, high=1.0, count=3)).value == 1.0
+    assert perplexity(Measure(value=1e9, low=1.0, high=1e9, count=3)).value < float("inf")
 
 
 def test_a_job_is_evaluated_unless_it_says_otherwise_and_gated_only_if_it_says_so() -> None:

@@ -166,3 +166,9 @@ def test_the_names_are_those_of_the_api() -> None:
     assert definition["spec"]["names"]["shortNames"] == ["ftj"]
     assert definition["spec"]["scope"] == "Namespaced"
     assert yaml.safe_load(crd_text()) == definition
+
+
+@pytest.mark.parametrize("path", NODES)
+def test_no_field_is_called_what_yaml_takes_for_a_truth_value(path: str) -> None:
+    # NB: Go's YAML and kubectl read a bare `n`, `y`, `no`, `on` ... as a boolean; PyYAML writes the first two bare.
+    assert path.rpartition(".")[2].lower() not in {"n", "y", "no", "yes", "on", "off"}

@@ -10,7 +10,7 @@ from tests.unit.operator.world import TRAIN, TWO_NODES, Body, World
 EVALUATE = "evaluate"
 EVALUATED_SPEC: Body = TWO_NODES | {"evaluation": {"enabled": True}}
 HELD_OUT = {"datasets": [{"name": "calls", "rowsRead": 100, "rowsKept": 98, "rowsHeldOut": 2}]}
-MEASURE = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40}
+MEASURE = {"value": 0.9, "low": 0.8, "high": 1.0, "count": 40}
 EVALUATION = {
     "rows": 2,
     "turns": 40,

@@ -1,6 +1,6 @@
 """What a model is worth: the metrics, their values for base and tuned, and whether the gate is met.
 
-A metric is measured on held-out rows. `n` counts what it is a mean over: turns of the assistant that it applies to, or
+A metric is measured on held-out rows. `count` is of what it is a mean over: turns of the assistant that it applies to, or
 tokens for the loss. The interval is a bootstrap over rows, because the turns of one conversation are not independent.
 """
 
@@ -33,7 +33,7 @@ class Measure(Report):
     value: float = Field(description="The mean.")
     low: float = Field(description="Lower end of the 95 % bootstrap interval.")
     high: float = Field(description="Upper end of the 95 % bootstrap interval.")
-    n: int = Field(description="Turns, or tokens, that it is a mean over.")
+    count: int = Field(description="Turns, or tokens, that it is a mean over.")
 
 
 class Scores(Report):
@@ -155,10 +155,10 @@ def _improvement_result(base: Scores, tuned: Scores) -> GateResult:
 
 
 def _told(measure: Measure) -> str:
-    return f"{measure.value:.3f} (95 % interval {measure.low:.3f} to {measure.high:.3f}, n = {measure.n})"
+    return f"{measure.value:.3f} (95 % interval {measure.low:.3f} to {measure.high:.3f}, n = {measure.count})"
 
 
 def perplexity(loss: Measure) -> Measure:
     """Return exp of a loss and of its interval."""
     value, low, high = (math.exp(min(number, 700.0)) for number in (loss.value, loss.low, loss.high))
-    return Measure(value=value, low=low, high=high, n=loss.n)
+    return Measure(value=value, low=low, high=high, count=loss.count)

@@ -77,7 +77,7 @@ def measure_ratio(numerators: Floats, denominators: Floats, seed: int) -> Measur
         drawn = counts @ denominators
         ratios.append((counts @ numerators)[drawn > 0] / drawn[drawn > 0])
     low, high = np.percentile(np.concatenate(ratios), INTERVAL)
-    return Measure(value=float(numerators.sum()) / total, low=float(low), high=float(high), n=round(total))
+    return Measure(value=float(numerators.sum()) / total, low=float(low), high=float(high), count=round(total))
 
 
 def score_tools(base: Sequence[TurnScore], tuned: Sequence[TurnScore]) -> tuple[ToolScores, ...]:

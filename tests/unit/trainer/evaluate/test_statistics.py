@@ -24,7 +24,7 @@ def test_every_metric_is_a_mean_over_the_turns_that_it_applies_to() -> None:
     turns = [RIGHT, HALF_RIGHT, BROKEN, SILENT, ANSWER, STRANGE]
     scores = make_scores(Judged(turns, [0, 0, 1, 1, 2, 2], np.array([3.0, 2.0, 1.0]), np.array([2.0, 1.0, 1.0])), 0)
     values = {
-        name: (round(measure.value, 4), measure.n)
+        name: (round(measure.value, 4), measure.count)
         for name in scores.model_fields_set
         if (measure := getattr(scores, name))
     }
@@ -62,7 +62,7 @@ def test_turns_of_one_row_do_not_count_as_independent() -> None:
     apart = measure_ratio(np.array([0.0, 1.0] * 200), np.ones(400), seed=1)
     assert together is not None
     assert apart is not None
-    assert (together.value, together.n) == (apart.value, apart.n) == (0.5, 400)
+    assert (together.value, together.count) == (apart.value, apart.count) == (0.5, 400)
     assert together.high - together.low > 2.5 * (apart.high - apart.low)
 
 

@@ -29,7 +29,7 @@ from tests.tiny_run import MODEL_PATH, plan_of, write_tiny_model
 from tests.unit.trainer.evaluate.memorised import TRAINED, make_job
 
 TOKEN = "a-token-that-may-write"
-SCORES = Scores(function_accuracy=Measure(value=0.875, low=0.81, high=0.93, n=96))
+SCORES = Scores(function_accuracy=Measure(value=0.875, low=0.81, high=0.93, count=96))
 
 
 def trained_job(root: Path, **groups: Any) -> tuple[TrainerJob, JobPaths]:
@@ -59,7 +59,7 @@ def report_of(*, gate_met: bool) -> EvaluationReport:
         rows=20,
         turns=120,
         calling_turns=96,
-        base=Scores(function_accuracy=Measure(value=0.0, low=0.0, high=0.0, n=96)),
+        base=Scores(function_accuracy=Measure(value=0.0, low=0.0, high=0.0, count=96)),
         tuned=SCORES,
         gate=(GateResult(condition="functionAccuracy >= 0.9", met=gate_met, found="0.875"),),
         gate_met=gate_met,
