@@ -1,7 +1,7 @@
 """What a model is worth: the metrics, their values for base and tuned, and whether the gate is met.
 
-A metric is measured on held-out rows. `count` is of what it is a mean over: turns of the assistant that it applies to, or
-tokens for the loss. The interval is a bootstrap over rows, because the turns of one conversation are not independent.
+A metric is measured on held-out rows. `count` is of what it is a mean over: turns of the assistant that it applies to,
+or tokens for the loss. The interval is a bootstrap over rows, as the turns of one conversation are not independent.
 """
 
 import math

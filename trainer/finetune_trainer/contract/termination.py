@@ -16,8 +16,8 @@ from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.report import Report
 
 TERMINATION_LOG = Path("/dev/termination-log")
-# With which a container ends that was told to stop, as a shell says it of a process that SIGTERM ended. Its Job can tell
-# it from one that failed (docs/operator/queues.md).
+# With which a container ends that was told to stop, as a shell says it of a process that SIGTERM ended. Its Job can
+# tell it from one that failed (docs/operator/queues.md).
 STOPPED_EXIT_CODE = 143
 MAX_BYTES = 4096  # the kubelet cuts a longer message off
 
