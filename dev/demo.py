@@ -29,6 +29,7 @@ from dev.deploy import NAMESPACE, DeployError, install_chart
 SAMPLE = layout.REPOSITORY / "manifests" / "samples" / "function-calling-demo.yaml"
 JOB_TIMEOUT_SECONDS = 3600
 SAME_NEWS_SECONDS = 20.0
+STAGES = ("Accepted", "Prepared", "Running", "Evaluated")
 
 
 class DemoError(Exception):
@@ -169,7 +170,7 @@ def progress_line(status: Mapping[str, Any]) -> str:
     waiting = [
         condition["message"]
         for condition in status.get("conditions", [])
-        if condition["type"] in ("Accepted", "Prepared", "Running") and condition["status"] != "True"
+        if condition["type"] in STAGES and condition["status"] != "True" and condition["reason"] != "Trained"
     ]
     return f"{phase}  {waiting[0]}" if waiting else str(phase)
 
@@ -190,11 +191,21 @@ def report(target: Target, job: Mapping[str, Any], seconds: float) -> int:
     kubeconfig = f"export KUBECONFIG={target.kubeconfig}\n           " if target.kubeconfig else ""
     print(f"Succeeded  {seconds / 60:.1f} min for everything, {result['steps']} steps")
     print(f"Loss       {first:.3f} before, {final:.3f} after: {(final - first) / first:+.0%}")
+    for metric, base, tuned in compared(result.get("evaluation")):
+        print(f"Held out   {metric}: {base:.3f} of the base, {tuned:.3f} of the tuned model")
     print(f"Adapter    /mnt/shared/{result['adapterPath']}")
     print(f"           on claim {claim}, {result['adapterDigest']}")
     print(f"Look       {kubeconfig}{target.kubectl} describe finetunejob {metadata['name']}")
     print(f"           {target.kubectl} --namespace {NAMESPACE} logs deployment/finetune-operator")
     return 0
+
+
+def compared(evaluation: Mapping[str, Any] | None) -> list[tuple[str, float, float]]:
+    """Return what was measured of both base and tuned model: the metric and its two values."""
+    if evaluation is None:
+        return []
+    base, tuned = evaluation["base"], evaluation["tuned"]
+    return [(metric, base[metric]["value"], tuned[metric]["value"]) for metric in base if metric in tuned]
 
 
 def _stage(title: str, durations: Durations, work: Callable[[], Any]) -> Any:
