@@ -72,6 +72,15 @@ def test_a_pod_that_finds_no_node_is_news_only_after_some_seconds_because_claims
     assert world.condition("Prepared")[1] == "Unschedulable"
 
 
+def test_no_events_are_asked_for_about_a_job_that_its_controller_has_not_taken_up() -> None:
+    world = World(TWO_NODES)
+    world.settle()
+    (job,) = world.jobs(PREPARE)
+    assert _asked(world, 60) == (ObjectKey("Job", "calls-prepare"), ObjectKey("PersistentVolumeClaim", "calls-shared"))
+    del job["status"]["startTime"]
+    assert _asked(world, 60) == (ObjectKey("PersistentVolumeClaim", "calls-shared"),)
+
+
 def test_no_events_are_asked_for_while_all_goes_well() -> None:
     world = World(TWO_NODES).until_running()
     assert _asked(world, seconds=3600) == ()

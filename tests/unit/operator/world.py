@@ -104,6 +104,8 @@ class World:
             "resourceVersion": str(self.versions),
             "creationTimestamp": self.now.isoformat(),
         }
+        if stored["kind"] == "Job":
+            stored["status"] = {"startTime": self.now.isoformat()}  # its controller begins at once
         return stored
 
     def put(self, body: Body) -> None:
