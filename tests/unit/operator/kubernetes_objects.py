@@ -147,6 +147,29 @@ TRAINED: Body = {
 PREPARED_MESSAGE: Body = {"reason": "Succeeded", "message": "prepared", "prepared": PREPARED}
 DONE_MESSAGE: Body = {"reason": "Succeeded", "message": "done"}
 TRAINED_MESSAGE: Body = {"reason": "Succeeded", "message": "trained", "trained": TRAINED}
+_MEASURE: Body = {"value": 0.9, "low": 0.8, "high": 1.0, "count": 40}
+EVALUATION: Body = {
+    "rows": 2,
+    "turns": 40,
+    "callingTurns": 40,
+    "base": {"functionAccuracy": _MEASURE | {"value": 0.1}},
+    "tuned": {"functionAccuracy": _MEASURE},
+    "gateMet": True,
+    "seconds": 12.5,
+    "reportPath": "jobs/team/demo/uid/evaluation/evaluation.json",
+}
+EVALUATED_MESSAGE: Body = {
+    "reason": "Succeeded",
+    "message": "functionAccuracy 0.100 -> 0.900",
+    "evaluated": EVALUATION,
+    "exported": {"modelCardPath": "jobs/team/demo/uid/adapter/README.md"},
+}
+
+
+def held_out(rows: int) -> Body:
+    """What prepare says at its end when it has held out so many rows."""
+    datasets = [PREPARED["datasets"][0] | {"rowsHeldOut": rows}]
+    return PREPARED_MESSAGE | {"prepared": PREPARED | {"datasets": datasets}}
 
 
 def report(**changes: Any) -> ProgressReport:

@@ -20,9 +20,14 @@ from finetune_operator.status import is_finished
 from finetune_operator.store import object_key
 from tests.factories import merged
 from tests.unit.operator import kubernetes_objects as objects
-from tests.unit.operator.world import LEADER_AND_WORKER, PREPARE, TRAIN, Body, World, set_job_condition
+from tests.unit.operator.world import EVALUATE, LEADER_AND_WORKER, PREPARE, TRAIN, Body, World, set_job_condition
 
-POLICY = {"runPolicy": {"maxRestarts": 3, "stallTimeoutSeconds": 120, "activeDeadlineSeconds": 4000}}
+STAGES = (PREPARE, TRAIN, EVALUATE)
+MAX_RESTARTS = 3
+SPEC = {
+    "evaluation": {"enabled": True},
+    "runPolicy": {"maxRestarts": MAX_RESTARTS, "stallTimeoutSeconds": 120, "activeDeadlineSeconds": 4000},
+}
 NUM_PROCESSES = 2
 TOTAL_STEPS = 30
 TOLD_BY_WATCH = {"Unschedulable", "ImagePullFailed", "ContainerNotCreated", "Queued", "Suspended"}
@@ -41,7 +46,7 @@ FAILS: dict[str, Body] = {
     "by preemption": objects.disrupted("PreemptionByScheduler"),
     "with its node": objects.disrupted("DeletionByTaintManager"),
 }
-CONDITIONS = ("Accepted", "Prepared", "Running", "Suspended", "Complete", "Failed")
+CONDITIONS = ("Accepted", "Prepared", "Running", "Evaluated", "Suspended", "Complete", "Failed")
 SILENT_NODE = [
     {"type": "Ready", "status": "False", "lastTransitionTime": None},
     {"type": "ContainersReady", "status": "True", "lastTransitionTime": None},
@@ -53,7 +58,7 @@ class AnyJob(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(merged(LEADER_AND_WORKER, POLICY))
+        self.world = World(merged(LEADER_AND_WORKER, SPEC))
         self.world.lingers = True
         self.dead_nodes: set[str] = set()
         """Uids of the pods whose kubelet is dead."""
@@ -62,10 +67,14 @@ class AnyJob(RuleBasedStateMachine):
         """Wall time of the training stage times its processes, as a person with a watch would count it."""
         self.step_done, self.step_saved, self.resumed_from = 0, 0, 0
 
-    @initialize(rounds=st.sampled_from([0, 2, 7, 8, 9]))
-    def it_was_going_well(self, rounds: int) -> None:
+    @initialize(rounds=st.sampled_from([0, 2, 7, 8, 9]), has_trained=st.booleans())
+    def it_was_going_well(self, rounds: int, has_trained: bool) -> None:
         if rounds:
             self.all_goes_well_for_a_while(rounds)
+        if has_trained:
+            self.training_is_done()
+            self.the_job_controller_notices()
+            self.the_operator_looks(None)
 
     @rule(rounds=st.integers(1, 5))
     def all_goes_well_for_a_while(self, rounds: int) -> None:
@@ -98,7 +107,7 @@ class AnyJob(RuleBasedStateMachine):
     def _check(self, before: FineTuneJobStatus, decision: Decision) -> None:
         if self.world.body["spec"].get("suspend") or is_finished(before):
             assert decision.apply == ()
-        told_by_watch = decision.status.phase == "Preparing" or decision.status.reason in TOLD_BY_WATCH
+        told_by_watch = decision.status.phase in ("Preparing", "Evaluating") or decision.status.reason in TOLD_BY_WATCH
         # Nobody is forgotten: who waits looks again by itself, or waits for what a watch tells of.
         assert is_finished(decision.status) or decision.wake_after_seconds is not None or told_by_watch
         for manifest in decision.apply:
@@ -113,7 +122,7 @@ class AnyJob(RuleBasedStateMachine):
 
     @rule()
     def the_job_controller_makes_pods(self) -> None:
-        for stage in (PREPARE, TRAIN):
+        for stage in STAGES:
             for job in self.world.jobs(stage):
                 if not job.get("status", {}).get("conditions") and not _leaves(job) and not job.get("hasHadPods"):
                     job["hasHadPods"] = True
@@ -121,7 +130,7 @@ class AnyJob(RuleBasedStateMachine):
 
     @rule()
     def the_job_controller_notices(self) -> None:
-        for stage in (PREPARE, TRAIN):
+        for stage in STAGES:
             for job in self.world.jobs(stage):
                 pods = self.world.owned_by(job)
                 lacking = job.get("hasHadPods") and len(pods) < job["spec"].get("completions", 1)
@@ -135,7 +144,7 @@ class AnyJob(RuleBasedStateMachine):
         if (pod := self._pod(which)) is not None and pod["status"]["phase"] == "Pending":
             pod["status"] = deepcopy(WAITS[why])
 
-    @rule(stage=st.sampled_from([PREPARE, TRAIN]))
+    @rule(stage=st.sampled_from(STAGES))
     def all_pods_run(self, stage: str) -> None:
         for pod in self.world.pods(stage):
             if pod["status"]["phase"] == "Pending" and not _leaves(pod):
@@ -170,14 +179,14 @@ class AnyJob(RuleBasedStateMachine):
 
     @rule()
     def the_taint_manager_evicts(self) -> None:
-        for pod in [*self.world.pods(PREPARE), *self.world.pods(TRAIN)]:
+        for pod in self._pods():
             if pod["metadata"]["uid"] in self.dead_nodes and not _leaves(pod):
                 pod["status"]["conditions"] += deepcopy(FAILS["with its node"]["conditions"])
                 self.world.ask_to_leave(object_key(pod))
 
     @rule()
     def the_kubelets_take_down_what_is_to_go(self) -> None:
-        for stage in (PREPARE, TRAIN):
+        for stage in STAGES:
             for pod in self.world.pods(stage):
                 if _leaves(pod) and pod["metadata"]["uid"] not in self.dead_nodes and not _ended(pod):
                     pod["status"] = objects.ended(objects.failure_message("Terminated"), exit_code=143)
@@ -204,7 +213,7 @@ class AnyJob(RuleBasedStateMachine):
     def prepare_is_done(self) -> None:
         for pod in self.world.pods(PREPARE):
             if self._lives(pod):
-                pod["status"] = objects.ended(objects.PREPARED_MESSAGE)
+                pod["status"] = objects.ended(objects.held_out(2))
 
     @rule(steps=st.integers(0, 9), saves=st.booleans())
     def steps_are_done(self, steps: int, saves: bool) -> None:
@@ -236,11 +245,27 @@ class AnyJob(RuleBasedStateMachine):
                 rank_0 = "leader" in pod["metadata"]["name"]
                 pod["status"] = objects.ended(objects.TRAINED_MESSAGE if rank_0 else objects.DONE_MESSAGE)
 
+    @rule()
+    def evaluating_is_done(self) -> None:
+        for pod in self.world.pods(EVALUATE):
+            if self._lives(pod):
+                pod["status"] = objects.ended(objects.EVALUATED_MESSAGE)
+
     # What people do.
 
     @rule(suspended=st.booleans())
     def somebody_suspends_or_resumes(self, suspended: bool) -> None:
         self.world.suspend(suspended)
+
+    @rule()
+    def somebody_suspends_and_waits(self) -> None:
+        self.world.suspend(True)
+        for _ in range(3):
+            self.the_operator_looks(None)
+            self._advance(1)
+            self.the_kubelets_take_down_what_is_to_go()
+            self.the_garbage_collector_comes()
+        self.the_operator_looks(None)
 
     @rule(which=st.integers(0, 15))
     def somebody_deletes_something(self, which: int) -> None:
@@ -254,6 +279,10 @@ class AnyJob(RuleBasedStateMachine):
     @invariant()
     def two_gangs_never_have_pods_at_once(self) -> None:
         assert len(self._attempts_with_live_pods()) <= 1
+
+    @invariant()
+    def a_job_that_is_called_suspended_has_no_pod_that_runs(self) -> None:
+        assert self.world.status.phase != "Suspended" or all(map(_ended, self._pods()))
 
     @invariant()
     def attempts_only_grow_and_what_has_ended_stays_ended(self) -> None:
@@ -285,8 +314,8 @@ class AnyJob(RuleBasedStateMachine):
     def restarts_are_counted_and_bounded(self) -> None:
         status = self.world.status
         failed = [attempt for attempt in status.attempts[:-1] if attempt.reason != "Suspended"]
-        assert status.restarts == len(failed) + len(status.prepare_failures)
-        assert status.restarts <= POLICY["runPolicy"]["maxRestarts"]
+        assert status.restarts == len(failed) + len(status.prepare_failures) + len(status.evaluate_failures)
+        assert status.restarts <= MAX_RESTARTS
 
     @invariant()
     def the_ledger_adds_up_to_the_wall_time(self) -> None:
@@ -321,14 +350,16 @@ class AnyJob(RuleBasedStateMachine):
         self.the_kubelets_take_down_what_is_to_go()
         self.the_garbage_collector_comes()
         self.the_job_controller_makes_pods()
-        self.all_pods_run(PREPARE)
-        self.all_pods_run(TRAIN)
+        for stage in STAGES:
+            self.all_pods_run(stage)
         self.prepare_is_done()
+        self.evaluating_is_done()
         self.the_job_controller_notices()
 
     def _advance(self, seconds: int) -> None:
         status = self.world.status
-        if status.attempts and status.phase != "Suspended" and not is_finished(status):
+        is_training = status.attempts and not status.has_trained
+        if is_training and status.phase != "Suspended" and not is_finished(status):
             self.process_seconds += seconds * NUM_PROCESSES
         self.world.advance(seconds)
 
@@ -336,8 +367,11 @@ class AnyJob(RuleBasedStateMachine):
         return pod["status"]["phase"] == "Running" and pod["metadata"]["uid"] not in self.dead_nodes
 
     def _pod(self, which: int) -> Body | None:
-        pods = [*self.world.pods(PREPARE), *self.world.pods(TRAIN)]
+        pods = self._pods()
         return pods[which % len(pods)] if pods else None
+
+    def _pods(self) -> list[Body]:
+        return [pod for stage in STAGES for pod in self.world.pods(stage)]
 
     def _attempts_with_live_pods(self) -> set[str]:
         return {pod["metadata"]["labels"]["finetune.dev/attempt"] for pod in self.world.pods(TRAIN) if not _ended(pod)}

@@ -5,40 +5,21 @@ import pytest
 from finetune_operator.build import build_evaluate_job
 from tests.factories import make_job_plan
 from tests.unit.operator import kubernetes_objects as objects
-from tests.unit.operator.world import TRAIN, TWO_NODES, Body, World
+from tests.unit.operator.world import EVALUATE, TRAIN, TWO_NODES, Body, World
 
-EVALUATE = "evaluate"
 EVALUATED_SPEC: Body = TWO_NODES | {"evaluation": {"enabled": True}}
-HELD_OUT = {"datasets": [{"name": "calls", "rowsRead": 100, "rowsKept": 98, "rowsHeldOut": 2}]}
-MEASURE = {"value": 0.9, "low": 0.8, "high": 1.0, "count": 40}
-EVALUATION = {
-    "rows": 2,
-    "turns": 40,
-    "callingTurns": 40,
-    "base": {"functionAccuracy": MEASURE | {"value": 0.1}},
-    "tuned": {"functionAccuracy": MEASURE},
-    "gateMet": True,
-    "seconds": 12.5,
-    "reportPath": "jobs/team-a/calls/evaluation/evaluation.json",
-}
 FINDINGS = "functionAccuracy 0.100 -> 0.900"
-EVALUATED = {
-    "reason": "Succeeded",
-    "message": FINDINGS,
-    "evaluated": EVALUATION,
-    "exported": {"modelCardPath": "jobs/team-a/calls/adapter/README.md"},
-}
-GATE_NOT_MET = EVALUATED | {
+GATE_NOT_MET = objects.EVALUATED_MESSAGE | {
     "reason": "GateNotMet",
     "message": "the gate is not met: functionAccuracy >= 0.95",
-    "evaluated": EVALUATION | {"gateMet": False},
+    "evaluated": objects.EVALUATION | {"gateMet": False},
 }
 
 
-def _trained(spec: Body = EVALUATED_SPEC, held_out: Body = HELD_OUT) -> World:
+def _trained(spec: Body = EVALUATED_SPEC, held_out: int = 2) -> World:
     """Play on until the gang has trained to the end."""
     world = World(spec)
-    world.prepared_message = objects.PREPARED_MESSAGE | {"prepared": objects.PREPARED_MESSAGE["prepared"] | held_out}
+    world.prepared_message = objects.held_out(held_out)
     world.until_running()
     world.advance(600)
     world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
@@ -68,7 +49,7 @@ def test_a_trained_job_is_evaluated_by_one_pod_before_it_is_done() -> None:
 
 
 def test_what_was_measured_is_told_when_it_is_done() -> None:
-    world = _ended(EVALUATED)
+    world = _ended(objects.EVALUATED_MESSAGE)
     assert world.status.phase == "Succeeded"
     assert world.condition("Evaluated") == ("True", "Succeeded", FINDINGS)
     assert FINDINGS in world.condition("Complete")[2]
@@ -111,11 +92,11 @@ def test_an_evaluation_that_breaks_off_is_tried_again_and_nothing_is_trained_aga
 
 def test_a_report_that_went_with_its_pod_is_made_anew() -> None:
     world = _trained()
-    world.set_pods(EVALUATE, objects.ended(EVALUATED))
+    world.set_pods(EVALUATE, objects.ended(objects.EVALUATED_MESSAGE))
     world.finish_jobs(EVALUATE, "Complete")
     world.delete("Pod", world.pods(EVALUATE)[0]["metadata"]["name"])
     world.settle()
-    world.set_pods(EVALUATE, objects.ended(EVALUATED))
+    world.set_pods(EVALUATE, objects.ended(objects.EVALUATED_MESSAGE))
     world.finish_jobs(EVALUATE, "Complete")
     world.settle()
     assert world.status.phase == "Succeeded"
@@ -146,15 +127,15 @@ def test_a_deadline_ends_an_evaluation_too() -> None:
 
 # What is to be done with a trained adapter, and how many of its rows were held out: whether there is anything to do.
 WANTED = {
-    "rows are held out": (EVALUATED_SPEC, HELD_OUT, True),
-    "no row is held out": (EVALUATED_SPEC, {}, False),
-    "no row is held out, but the model is to be merged": (EVALUATED_SPEC | {"export": {"merged": True}}, {}, True),
+    "rows are held out": (EVALUATED_SPEC, 2, True),
+    "no row is held out": (EVALUATED_SPEC, 0, False),
+    "no row is held out, but the model is to be merged": (EVALUATED_SPEC | {"export": {"merged": True}}, 0, True),
     "a gate is set, and prepare left no row for it": (
         TWO_NODES | {"evaluation": {"enabled": True, "gate": {"loss": "<= 1.5"}}},
-        {},
+        0,
         True,
     ),
-    "evaluation is off": (TWO_NODES | {"evaluation": {"enabled": False}}, HELD_OUT, False),
+    "evaluation is off": (TWO_NODES | {"evaluation": {"enabled": False}}, 2, False),
 }
 
 

@@ -23,7 +23,7 @@ Body = dict[str, Any]
 
 TWO_NODES: Body = {"compute": {"nodes": 2, "device": "cpu"}}
 LEADER_AND_WORKER: Body = TWO_NODES | {"storage": {"network": {"size": "1Gi", "storageClassName": "network-disk"}}}
-PREPARE, TRAIN = "prepare", "train"
+PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
 TIMING = Timing(progress_interval_seconds=10, force_delete_seconds=60)
 
 
