@@ -3,7 +3,7 @@
 import pytest
 
 from tests.e2e.jobs import tiny_job
-from tests.e2e.kubectl import JobView, Kubectl
+from tests.e2e.kubectl import Kubectl
 
 pytestmark = pytest.mark.e2e
 
@@ -12,35 +12,24 @@ TRAIN = "finetune.dev/stage=train"
 TOKEN = "hf_this-token-must-not-be-seen-anywhere"
 
 
-def _start(namespace: Kubectl, name: str) -> None:
-    namespace.apply(tiny_job(name, **LONG))
+def _start(namespace: Kubectl, name: str, **overrides: object) -> None:
+    namespace.apply(tiny_job(name, **LONG, **overrides))
     namespace.wait_for_job(name, lambda job: job.step >= 1)
 
 
-def _failed(namespace: Kubectl, name: str) -> JobView:
-    namespace.wait_until(f"{name} has failed", lambda: namespace.job(name).phase == "Failed", timeout_seconds=90)
-    return namespace.job(name)
-
-
-def test_a_training_pod_that_somebody_deletes_ends_the_attempt_and_frees_both_nodes(namespace: Kubectl) -> None:
-    _start(namespace, "pod-deleted")
+def test_a_job_that_may_not_start_anew_fails_with_its_first_pod_and_frees_both_nodes(namespace: Kubectl) -> None:
+    _start(namespace, "no-restarts", runPolicy={"maxRestarts": 0, "terminationGracePeriodSeconds": 20})
     namespace.run("delete", "pod", "--selector", f"{TRAIN},finetune.dev/role=worker", "--wait=false")
-    job = _failed(namespace, "pod-deleted")
-    assert job.condition("Failed")["reason"] in ("PodDeleted", "Terminated")
+    namespace.wait_until("it has failed", lambda: namespace.job("no-restarts").phase == "Failed", timeout_seconds=90)
+    job = namespace.job("no-restarts")
+    assert job.condition("Failed")["reason"] == "PodDeleted"
+    assert "spec.runPolicy.maxRestarts" in job.condition("Failed")["message"]
     assert job.status["attempts"][0]["ended"]
     namespace.wait_until(
         "no training pod runs",
         lambda: all(pod["status"]["phase"] in ("Failed", "Succeeded") for pod in namespace.items("pods", TRAIN)),
         timeout_seconds=60,
     )
-
-
-def test_a_training_job_that_somebody_deletes_fails_the_job_and_frees_the_leader(namespace: Kubectl) -> None:
-    _start(namespace, "job-deleted")
-    namespace.run("delete", "job", "job-deleted-a1-worker", "--wait=false")
-    job = _failed(namespace, "job-deleted")
-    assert job.condition("Failed")["message"]
-    namespace.wait_until("no training Job is left", lambda: not namespace.items("jobs", TRAIN), timeout_seconds=60)
 
 
 def test_a_config_and_a_service_that_somebody_deletes_are_made_again_and_the_training_goes_on(
