@@ -26,7 +26,7 @@ _ALREADY_EXISTS = "AlreadyExists"  # the only conflict that does not pass
 _RETRY_DELAYS_SECONDS = (0.1, 0.4, 1.6)
 _LONGEST_RETRY_AFTER_SECONDS = 30.0
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
-# A watch with bookmarks hears something every minute.
+# A watch that hears nothing for so long, no bookmark either, is begun anew: the other end may be gone.
 _WATCH_SECONDS = 600
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=150.0)
 _NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
@@ -124,8 +124,11 @@ class Connection:
                 if response.status != 200:
                     answer = _document(await response.read())
                     raise _error("watch", resource, namespace, None, response.status, answer)
-                async for line in response.content:
-                    yield json.loads(line)
+                try:
+                    async for line in response.content:
+                        yield json.loads(line)
+                except TimeoutError:
+                    return
         except _NO_ANSWER as error:
             raise _error("watch", resource, namespace, None, 0, {"message": _words(error)}) from error
 

@@ -42,7 +42,7 @@ def test_it_stops_within_seconds_and_without_an_error(plane: ControlPlane, insta
     with running_operator(plane.operator_kubeconfig, tmp_path) as operator:
         operator.wait_until_ready()
         installed.apply(tiny_job("in-the-middle"))
-        installed.wait_for_job("in-the-middle", lambda job: job.phase == "Pending")
+        installed.wait_for_job("in-the-middle", lambda job: job.phase == "Preparing")
         started = time.monotonic()
         assert operator.stop() == 0
         assert time.monotonic() - started < 2
@@ -66,13 +66,13 @@ def test_it_goes_on_where_it_was_after_the_api_server_was_away(
     with running_operator(plane.operator_kubeconfig, tmp_path) as operator:
         operator.wait_until_ready()
         installed.apply(tiny_job("before"))
-        installed.wait_for_job("before", lambda job: job.phase == "Pending")
+        installed.wait_for_job("before", lambda job: job.phase == "Preparing")
         plane.stop_api_server()
         time.sleep(3)
         plane.start_api_server()
         assert operator.process.poll() is None
         installed.apply(tiny_job("after"))
-        installed.wait_for_job("after", lambda job: job.phase == "Pending", timeout_seconds=60)
+        installed.wait_for_job("after", lambda job: job.phase == "Preparing", timeout_seconds=60)
         assert len(installed.items("jobs", "finetune.dev/job=before")) == 1
 
 
