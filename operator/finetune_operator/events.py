@@ -21,6 +21,7 @@ _GOOD_REASONS = frozenset(
         ConditionReason.RUNNING,
         ConditionReason.TRAINED,
         ConditionReason.EVALUATING,
+        ConditionReason.EVALUATED,
         ConditionReason.SUSPENDING,
         ConditionReason.SUSPENDED,
         ConditionReason.RESUMED,

@@ -178,6 +178,7 @@ class ConditionReason(StrEnum):
     RUNNING = "Running"
     TRAINED = "Trained"
     EVALUATING = "Evaluating"
+    EVALUATED = "Evaluated"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"

@@ -244,7 +244,7 @@ def evaluated(status: FineTuneJobStatus, moment: Moment, findings: str) -> FineT
     trained = status.attempts[-1].message or "The training is done."
     told = Trouble(ConditionReason.SUCCEEDED, f"{trained} Evaluation: {findings}.")
     conditions = {
-        ConditionType.EVALUATED: (_TRUE, Trouble(ConditionReason.SUCCEEDED, findings)),
+        ConditionType.EVALUATED: (_TRUE, Trouble(ConditionReason.EVALUATED, findings)),
         ConditionType.COMPLETE: (_TRUE, told),
     }
     return _finished(_told(status, moment, Phase.SUCCEEDED, told.reason, conditions), moment, told)

@@ -14,7 +14,18 @@ FIELDS = Path("docs/reference/finetunejob.md").read_text(encoding="utf-8")
 METRICS = Path("docs/reference/metrics.md").read_text(encoding="utf-8")
 
 ALL_IS_WELL = {
-    *("Accepted", "Preparing", "Prepared", "Starting", "Running", "Suspending", "Resumed", "Trained", "Evaluating"),
+    *(
+        "Accepted",
+        "Preparing",
+        "Prepared",
+        "Starting",
+        "Running",
+        "Suspending",
+        "Resumed",
+        "Trained",
+        "Evaluating",
+        "Evaluated",
+    ),
     *("CheckpointLoaded", "Succeeded"),
 }
 TROUBLES = sorted({reason.value for reason in (*ConditionReason, *Reason)} - ALL_IS_WELL)

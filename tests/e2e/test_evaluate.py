@@ -40,7 +40,7 @@ def test_a_job_that_meets_its_gate_succeeds_and_tells_what_base_and_tuned_model_
     assert evaluation["gate"][0]["condition"] == "loss <= 100"
     assert 0 < evaluation["tuned"]["loss"]["value"] < evaluation["base"]["loss"]["value"]
     reasons = [event.partition(":")[0] for event in jobs.events("good-enough")]
-    assert reasons[-3:] == ["Trained", "Evaluating", "Succeeded"]
+    assert reasons[-4:] == ["Trained", "Evaluating", "Evaluated", "Succeeded"]
 
 
 def test_the_report_the_model_card_and_the_merged_model_lie_on_the_shared_filesystem(jobs: Kubectl) -> None:

@@ -51,7 +51,7 @@ def test_a_trained_job_is_evaluated_by_one_pod_before_it_is_done() -> None:
 def test_what_was_measured_is_told_when_it_is_done() -> None:
     world = _ended(objects.EVALUATED_MESSAGE)
     assert world.status.phase == "Succeeded"
-    assert world.condition("Evaluated") == ("True", "Succeeded", FINDINGS)
+    assert world.condition("Evaluated") == ("True", "Evaluated", FINDINGS)
     assert FINDINGS in world.condition("Complete")[2]
     assert "the adapter is in" in world.condition("Complete")[2]
     result = world.status.result

@@ -67,6 +67,7 @@ NO_END = {
     "Queued",
     "Trained",
     "Evaluating",
+    "Evaluated",
 }
 
 
