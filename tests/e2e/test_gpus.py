@@ -27,9 +27,10 @@ def claimed_gpus() -> Iterator[None]:
 def test_a_pod_that_got_gpus_which_do_not_work_fails_and_never_trains_on_the_cpu_instead(namespace: Kubectl) -> None:
     namespace.apply(tiny_job("no-driver", compute={"nodes": 2, "gpusPerNode": GPUS_PER_NODE}))
     job = namespace.wait_for_job("no-driver", lambda job: job.phase == "Failed")
-    (attempt,) = job.status["attempts"]
     failed = job.condition("Failed")
-    assert (failed["reason"], attempt["reason"]) == ("DeviceUnavailable", "DeviceUnavailable")
+    # Other GPUs may be whole, so it is tried once more.
+    reasons = [attempt["reason"] for attempt in job.status["attempts"]]
+    assert (failed["reason"], reasons) == ("DeviceUnavailable", ["DeviceUnavailable", "DeviceUnavailable"])
     assert "compute.device: cpu" in failed["message"]
     for role in namespace.items("jobs", "finetune.dev/stage=train"):
         limits = role["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]

@@ -13,6 +13,14 @@ from tests.golden.test_manifests import CASES
 
 pytestmark = pytest.mark.e2e
 
+# A case names it, and a pod whose PriorityClass is not there is refused.
+PRIORITY_CLASS: Manifest = {
+    "apiVersion": "scheduling.k8s.io/v1",
+    "kind": "PriorityClass",
+    "metadata": {"name": "training"},
+    "value": 1000,
+}
+
 
 @pytest.fixture(scope="module")
 def restricted(cluster: Kubectl) -> Iterator[Kubectl]:
@@ -20,7 +28,9 @@ def restricted(cluster: Kubectl) -> Iterator[Kubectl]:
     with fresh_namespace(cluster) as kubectl:
         label = "pod-security.kubernetes.io/enforce=restricted"
         kubectl.run("label", "--overwrite", "namespace", kubectl.namespace, label)
+        kubectl.apply(PRIORITY_CLASS)
         yield kubectl
+        kubectl.run("delete", "priorityclass", "training", "--wait=false")
 
 
 def manifests_of(case_name: str, namespace: str) -> list[Manifest]:
@@ -43,15 +53,24 @@ def test_every_manifest_of_a_job_is_taken(restricted: Kubectl, case_name: str) -
 @pytest.mark.parametrize("case_name", CASES)
 def test_every_pod_may_run_in_a_restricted_namespace(restricted: Kubectl, case_name: str) -> None:
     # A Job is taken whatever its pods are, and only their creation is refused; so the pods are tried on their own.
+    templates = [
+        template for manifest in manifests_of(case_name, restricted.namespace) for template in pods_of(manifest)
+    ]
     pods = [
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": f"pod-{index}", "labels": job["spec"]["template"]["metadata"]["labels"]},
-            "spec": job["spec"]["template"]["spec"],
+            "metadata": {"name": f"pod-{index}", "labels": template["metadata"]["labels"]},
+            "spec": template["spec"],
         }
-        for index, job in enumerate(manifests_of(case_name, restricted.namespace))
-        if job["kind"] == "Job"
+        for index, template in enumerate(templates)
     ]
     assert len(pods) >= 2
     assert len(dry_run(restricted, pods)) == len(pods)
+
+
+def pods_of(manifest: Manifest) -> list[Manifest]:
+    """Return the pod templates of a Job or a PyTorchJob, and none of anything else."""
+    if manifest["kind"] == "PyTorchJob":
+        return [replica["template"] for replica in manifest["spec"]["pytorchReplicaSpecs"].values()]
+    return [manifest["spec"]["template"]] if manifest["kind"] == "Job" else []

@@ -22,7 +22,8 @@ def test_a_job_that_may_not_start_anew_fails_with_its_first_pod_and_frees_both_n
     namespace.run("delete", "pod", "--selector", f"{TRAIN},finetune.dev/role=worker", "--wait=false")
     namespace.wait_until("it has failed", lambda: namespace.job("no-restarts").phase == "Failed", timeout_seconds=90)
     job = namespace.job("no-restarts")
-    assert job.condition("Failed")["reason"] == "PodDeleted"
+    # A pod that is gone before it was seen to end cannot tell why; then its Job does.
+    assert job.condition("Failed")["reason"] in ("PodDeleted", "JobFailed")
     assert "spec.runPolicy.maxRestarts" in job.condition("Failed")["message"]
     assert job.status["attempts"][0]["ended"]
     namespace.wait_until(
