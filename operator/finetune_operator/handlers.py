@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 _START_RETRY_SECONDS = 3.0
 _CATCH_UP_SECONDS = 600.0
-# Changes of children come in swarms: two pods are bound, started and ready, and their Job counts them each time.
-_GATHER_SECONDS = 0.5
 _CHECK_SECONDS = 60.0
 
 
@@ -105,9 +103,7 @@ class Operator:
             self.optional_kinds.has,
         )
         self.queue = WorkQueue(reconciler.reconcile, self.tell_of_failure, num_workers=self.settings.num_workers)
-        self.watches = Watches(
-            self.cluster, self.store, self.namespaces, lambda key: self.queue.add_after(key, _GATHER_SECONDS)
-        )
+        self.watches = Watches(self.cluster, self.store, self.namespaces, self.queue.add)
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
 
