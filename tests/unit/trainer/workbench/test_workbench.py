@@ -115,7 +115,10 @@ def test_the_speed_is_told_for_each_batch_size(shared: Path, capsys: pytest.Capt
     *_, heading, one, three = capsys.readouterr().out.splitlines()
     assert heading.split() == ["batch", "first", "token", "s", "tokens/s", "tokens/s", "a", "row", "peak", "GiB"]
     assert [float(row.split()[0]) for row in (one, three)] == [1, 3]
-    assert all(float(number) > 0 for row in (one, three) for number in row.split())
+    for row in (one, three):
+        _, first_token_seconds, *rates_and_memory = map(float, row.split())
+        assert first_token_seconds >= 0  # a model so small may need less than is printed
+        assert min(rates_and_memory) > 0
 
 
 def write_leaderboard(data: Path) -> None:
