@@ -61,7 +61,7 @@ test: ## every test, the end-to-end ones on the embedded cluster included
 	@$(MAKE) --no-print-directory lint test-fast test-gang test-apiserver
 	@$(MAKE) --no-print-directory test-e2e
 
-test-fast: venv ## what needs no cluster, under a minute
+test-fast: venv ## what needs no cluster, about a minute
 	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not gang and not apiserver and not e2e"
 
 test-gang: venv ## training in several processes, which spend tens of seconds on importing torch

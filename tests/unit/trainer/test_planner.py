@@ -189,12 +189,24 @@ def test_what_was_decided_for_the_user_is_noted() -> None:
 
 
 KERNELS: dict[str, tuple[dict[str, dict[str, Any]], Sharding, Kernels]] = {
-    "bf16 on GPUs that hold all of it is fused": ({}, Sharding.REPLICATE, Kernels.FUSED),
-    "a spread model is plain": ({}, Sharding.FULL, Kernels.PLAIN),
-    "and in a hybrid": ({}, Sharding.HYBRID, Kernels.PLAIN),
-    "fp32 is plain": ({"training": {"precision": "fp32"}}, Sharding.REPLICATE, Kernels.PLAIN),
-    "plain when it was said": ({"training": {"kernels": "plain"}}, Sharding.REPLICATE, Kernels.PLAIN),
-    "a CPU is plain": ({"compute": {"device": "cpu", "gpusPerNode": None}}, Sharding.REPLICATE, Kernels.PLAIN),
+    "plain where nothing was said": ({}, Sharding.REPLICATE, Kernels.PLAIN),
+    "auto: bf16 on GPUs that hold all of it is fused": (
+        {"training": {"kernels": "auto"}},
+        Sharding.REPLICATE,
+        Kernels.FUSED,
+    ),
+    "auto: a spread model is plain": ({"training": {"kernels": "auto"}}, Sharding.FULL, Kernels.PLAIN),
+    "auto: and in a hybrid": ({"training": {"kernels": "auto"}}, Sharding.HYBRID, Kernels.PLAIN),
+    "auto: fp32 is plain": (
+        {"training": {"kernels": "auto", "precision": "fp32"}},
+        Sharding.REPLICATE,
+        Kernels.PLAIN,
+    ),
+    "auto: a CPU is plain": (
+        {"compute": {"device": "cpu", "gpusPerNode": None}, "training": {"kernels": "auto"}},
+        Sharding.REPLICATE,
+        Kernels.PLAIN,
+    ),
     "but fused when it was said": (
         {"compute": {"device": "cpu", "gpusPerNode": None}, "training": {"kernels": "fused"}},
         Sharding.REPLICATE,
@@ -216,9 +228,10 @@ def test_fused_kernels_that_cannot_be_had_are_noted() -> None:
 
 
 CHECKPOINTING: dict[str, tuple[dict[str, Any], int | None, bool | None]] = {
-    "8B fits an H100 without": ({}, H100_BYTES, False),
-    "a batch of 8 does not": ({"batchSize": 8}, H100_BYTES, True),
-    "8B does not fit 40 GiB without": ({}, 40 * GIB, True),
+    "8B fits an H100 without, fused": ({"kernels": "auto"}, H100_BYTES, False),
+    "8B does not fit an H100 without, plain": ({}, H100_BYTES, True),
+    "a batch of 8 does not": ({"kernels": "auto", "batchSize": 8}, H100_BYTES, True),
+    "8B does not fit 40 GiB without": ({"kernels": "auto"}, 40 * GIB, True),
     "the training decides where the memory is not known": ({}, None, None),
     "what was said is done": ({"activationCheckpointing": True}, H100_BYTES, True),
 }

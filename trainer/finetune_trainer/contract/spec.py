@@ -242,7 +242,7 @@ class Training(SpecModel):
         "it is done where the training would not fit the GPU's memory otherwise.",
     )
     kernels: Kernels = Field(
-        default=Kernels.AUTO,
+        default=Kernels.PLAIN,
         description="How a step is computed. `fused`: written out for speed, for bf16 on GPUs that each hold all of "
         "the base model. `plain`: by PyTorch's modules, in any precision and sharding. `auto`: fused where it can be.",
     )
