@@ -11,6 +11,7 @@ from dev.cluster import layout
 from tests.e2e.jobs import NETWORK_CLASS, SHARED_CLASS
 from tests.e2e.kubectl import Kubectl, Manifest
 from tests.integration.control_plane import ControlPlane, running_control_plane
+from tests.integration.operator_process import OperatorProcess, running_operator
 
 CHART = Path("helm/finetune-operator")
 OPERATOR_NAMESPACE = "finetune-system"
@@ -64,3 +65,13 @@ def _storage_class(name: str) -> Manifest:
         "provisioner": "kubernetes.io/no-provisioner",
         "volumeBindingMode": "WaitForFirstConsumer",
     }
+
+
+@pytest.fixture(scope="module")
+def operator(
+    plane: ControlPlane, installed: Kubectl, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """The operator as a process of this machine, for the tests of one file."""
+    with running_operator(plane.operator_kubeconfig, tmp_path_factory.mktemp("operator")) as process:
+        process.wait_until_ready()
+        yield process

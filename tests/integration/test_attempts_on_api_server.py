@@ -6,23 +6,13 @@ import pytest
 
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl, Refused, fresh_namespace
-from tests.integration.control_plane import ControlPlane
 from tests.integration.kubelet import TRAIN, Kubelet, bring_to, telling
-from tests.integration.operator_process import OperatorProcess, running_operator
+from tests.integration.operator_process import OperatorProcess
 from tests.unit.operator.kubernetes_objects import checkpoint, ended, report
 
 pytestmark = pytest.mark.apiserver
 
 OOM_KILLED = ended("", exit_code=137, reason="OOMKilled")
-
-
-@pytest.fixture(scope="module")
-def operator(
-    plane: ControlPlane, installed: Kubectl, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    with running_operator(plane.operator_kubeconfig, tmp_path_factory.mktemp("operator")) as process:
-        process.wait_until_ready()
-        yield process
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest
 
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl, Manifest
-from tests.integration.control_plane import ControlPlane
 from tests.integration.kubelet import POD_IP, TRAIN, Kubelet
-from tests.integration.operator_process import OperatorProcess, running_operator
+from tests.integration.operator_process import OperatorProcess
 from tests.unit.operator.kubernetes_objects import TRAINED_MESSAGE, ended, failure_message, running
 
 pytestmark = pytest.mark.apiserver
@@ -25,15 +24,6 @@ def _ended_now(message: Manifest, exit_code: int) -> Manifest:
 def _stopped() -> Manifest:
     """The same of one that was told to stop."""
     return _ended_now(failure_message("Terminated", "stopped by SIGTERM at step 3"), exit_code=143)
-
-
-@pytest.fixture(scope="module")
-def operator(
-    plane: ControlPlane, installed: Kubectl, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    with running_operator(plane.operator_kubeconfig, tmp_path_factory.mktemp("operator")) as process:
-        process.wait_until_ready()
-        yield process
 
 
 @pytest.fixture

@@ -24,15 +24,6 @@ pytestmark = pytest.mark.apiserver
 CHILDREN = ("jobs", "pods", "services", "configmaps")
 
 
-@pytest.fixture(scope="module")
-def operator(
-    plane: ControlPlane, installed: Kubectl, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    with running_operator(plane.operator_kubeconfig, tmp_path_factory.mktemp("operator")) as process:
-        process.wait_until_ready()
-        yield process
-
-
 @contextmanager
 def _namespace(kubectl: Kubectl) -> Iterator[Kubectl]:
     name = f"test-{uuid.uuid4().hex[:8]}"

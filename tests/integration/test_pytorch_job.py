@@ -4,7 +4,6 @@ The tests tell one story, in order: at first the cluster does not know PyTorchJo
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from tests.unit.operator.kubernetes_objects import TRAINED_MESSAGE, ended, runni
 pytestmark = pytest.mark.apiserver
 
 DEFINITION = Path("manifests", "base", "crds", "kubeflow.org_pytorchjobs.yaml")
-
-
-@pytest.fixture(scope="module")
-def operator(
-    plane: ControlPlane, installed: Kubectl, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    with running_operator(plane.operator_kubeconfig, tmp_path_factory.mktemp("operator")) as process:
-        process.wait_until_ready()
-        yield process
 
 
 def test_a_job_whose_back_end_is_not_installed_waits_says_how_to_install_it_and_can_be_changed(

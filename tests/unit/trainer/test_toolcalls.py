@@ -158,7 +158,8 @@ def test_the_style_of_a_template_is_found_by_what_it_writes() -> None:
     st.text(alphabet="{}[]\"':,<>/\\ \nabtool_callnamergus1|;", max_size=60), st.sampled_from(CallStyle), st.booleans()
 )
 def test_no_text_breaks_a_parser(text: str, style: CallStyle, lenient: bool) -> None:
-    parse_turn(text, style, lenient=lenient)
+    turn = parse_turn(text, style, lenient=lenient)
+    assert all(isinstance(call.arguments, dict) for call in turn.calls)
 
 
 def test_text_that_nests_too_deep_is_malformed_and_no_error() -> None:

@@ -117,8 +117,10 @@ def test_the_error_of_the_training_comes_before_that_of_its_last_checkpoint(caps
 
 
 def test_every_process_but_rank_0_takes_none() -> None:
+    threads = threading.active_count()
     with Checkpoints() as checkpoints:
         checkpoints.take(Progress(1))
+        assert threading.active_count() == threads  # nobody writes
         checkpoints.wait_before_change()
         checkpoints.tell()
         checkpoints.wait()

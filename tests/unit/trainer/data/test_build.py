@@ -170,7 +170,8 @@ def test_more_malformed_rows_than_allowed_fail_with_the_first_of_them(renderer: 
 
 def test_exactly_as_many_malformed_rows_as_allowed_pass(renderer: Renderer, tmp_path: Path) -> None:
     rows = [chat("good")] * 99 + [{"messages": []}]
-    build([source(tmp_path, rows, max_bad_row_percent=1)], renderer, tmp_path / "out")
+    built = build([source(tmp_path, rows, max_bad_row_percent=1)], renderer, tmp_path / "out")
+    assert built.datasets[0].rows_kept == 99
 
 
 def test_only_the_first_malformed_rows_are_named_in_the_log(
