@@ -1,5 +1,6 @@
 """What the operator asks of the cluster and does to it, in the words of this project."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from finetune_operator.resources import BY_KIND, EVENTS, FINE_TUNE_JOB_STATUS, F
 from finetune_operator.store import Body, JobKey, ObjectKey
 from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import ProgressReport
+
+logger = logging.getLogger(__name__)
 
 _ASK_TIMEOUT_SECONDS = 2.0
 _MAX_REPORT_BYTES = 100_000
@@ -239,7 +242,14 @@ class Cluster:
                 report = ProgressReport.model_validate_json(text) if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return Heard(answers=False)
-        except ValidationError:
+        except ValidationError as error:
+            logger.warning(
+                "%s answers with what is no progress report (%d problems, the first: %s). The image does not hold a "
+                "trainer of this operator's version; see spec.compute.image.",
+                url,
+                error.error_count(),
+                error.errors(include_input=False, include_url=False)[0]["msg"],
+            )
             return Heard(answers=True)
         return Heard(answers=True, report=report)
 

@@ -248,6 +248,17 @@ async def test_an_image_that_answers_with_something_else_has_told_nothing(
         assert await cluster.read_progress("127.0.0.1") == Heard(answers=True)
 
 
+async def test_an_answer_that_is_no_report_is_logged_with_what_to_look_at(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(series, "METRICS_PORT", unused_tcp_port)
+    cut = lambda: web.Response(text='{"step":170,"checkpoint":{"step":1')  # noqa: E731
+    async with cluster_with((200, {})) as (cluster, _), exporter(unused_tcp_port, cut):
+        await cluster.read_progress("127.0.0.1")
+    assert "answers with what is no progress report" in caplog.text
+    assert "see spec.compute.image" in caplog.text
+
+
 async def test_a_request_that_is_not_in_the_table_is_never_sent() -> None:
     async with cluster_with((200, {})) as (cluster, server):
         with pytest.raises(ValueError, match="create pods is not in the table"):
