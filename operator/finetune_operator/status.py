@@ -87,9 +87,8 @@ def preparing(status: FineTuneJobStatus, moment: Moment, waits: Trouble | None) 
 def prepare_failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_follows: str) -> FineTuneJobStatus:
     """Tell that preparing broke off, and when it starts again."""
     failures = (*status.prepare_failures, _failure(moment, cause))[-MAX_ATTEMPTS:]
-    told = Trouble(cause.reason, f"{cause.message} {what_follows}")
-    status = status.model_copy(update={"prepare_failures": failures, "restarts": status.restarts + 1})
-    return _told(status, moment, Phase.RESTARTING, told.reason, {ConditionType.PREPARED: (_FALSE, told)})
+    status = status.model_copy(update={"prepare_failures": failures})
+    return _broken_off(status, moment, ConditionType.PREPARED, cause, what_follows)
 
 
 def prepared(status: FineTuneJobStatus, moment: Moment, report: PreparedReport) -> FineTuneJobStatus:
@@ -234,9 +233,8 @@ def with_findings(
 def evaluate_failed(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_follows: str) -> FineTuneJobStatus:
     """Tell that evaluating broke off, and when it starts again."""
     failures = (*status.evaluate_failures, _failure(moment, cause))[-MAX_ATTEMPTS:]
-    told = Trouble(cause.reason, f"{cause.message} {what_follows}")
-    status = status.model_copy(update={"evaluate_failures": failures, "restarts": status.restarts + 1})
-    return _told(status, moment, Phase.RESTARTING, told.reason, {ConditionType.EVALUATED: (_FALSE, told)})
+    status = status.model_copy(update={"evaluate_failures": failures})
+    return _broken_off(status, moment, ConditionType.EVALUATED, cause, what_follows)
 
 
 def evaluated(status: FineTuneJobStatus, moment: Moment, findings: str) -> FineTuneJobStatus:
@@ -325,6 +323,15 @@ def _told(
             "conditions": tuple(conditions[condition] for condition in ConditionType if condition in conditions),
         }
     )
+
+
+def _broken_off(
+    status: FineTuneJobStatus, moment: Moment, stage: ConditionType, cause: Trouble, what_follows: str
+) -> FineTuneJobStatus:
+    """Tell that a stage of one pod broke off and what follows; starting anew is a restart."""
+    told = Trouble(cause.reason, f"{cause.message} {what_follows}")
+    status = status.model_copy(update={"restarts": status.restarts + 1})
+    return _told(status, moment, Phase.RESTARTING, told.reason, {stage: (_FALSE, told)})
 
 
 def _finished(status: FineTuneJobStatus, moment: Moment, cause: Trouble) -> FineTuneJobStatus:
