@@ -2,6 +2,7 @@
 
 import base64
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +150,12 @@ def write_file(path: Path, text: str, mode: int = 0o644) -> None:
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.new")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+    # A name of its own: both nodes' steps write what they share, at once.
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
         file.write(text)
-    temporary.replace(path)
+        os.fchmod(descriptor, mode)
+    Path(temporary).replace(path)
 
 
 def _make_key(path: Path) -> None:
