@@ -113,6 +113,6 @@ PIP_COMPILE := $(VENV)/bin/uv pip compile --generate-hashes --no-emit-index-url 
 	--python-version 3.11 --custom-compile-command "make requirements" --quiet
 
 requirements: venv ## pin and hash the requirement files anew from pyproject.toml
-	$(PIP_COMPILE) pyproject.toml --extra operator --extra trainer --group dev -o requirements/dev.txt
+	$(PIP_COMPILE) pyproject.toml --extra operator --extra trainer --extra cli --group dev -o requirements/dev.txt
 	$(PIP_COMPILE) pyproject.toml --extra operator -c requirements/dev.txt -o requirements/operator.txt
 	$(PIP_COMPILE) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
