@@ -19,7 +19,7 @@ from finetune_trainer.contract.termination import (
     read_termination,
     write_termination,
 )
-from finetune_trainer.exporter import start_exporter
+from finetune_trainer.exporter import RankZeroExporter, start_exporter
 from finetune_trainer.gang import COLLECTIVE_TIMEOUT, Place
 
 CHECKPOINT = CheckpointReport(
@@ -79,7 +79,7 @@ def get(port: int) -> tuple[int, bytes]:
 
 def test_rank_0_serves_its_progress_as_json(port: int) -> None:
     exporter = start_exporter(place(0), port)
-    assert exporter is not None
+    assert isinstance(exporter, RankZeroExporter)
     exporter.progress.publish(PROGRESS)
     status, body = get(port)
     assert (status, json.loads(body)) == (200, ON_THE_WIRE)
@@ -87,7 +87,7 @@ def test_rank_0_serves_its_progress_as_json(port: int) -> None:
 
 def test_the_newest_progress_is_served(port: int) -> None:
     exporter = start_exporter(place(0), port)
-    assert exporter is not None
+    assert isinstance(exporter, RankZeroExporter)
     for step in (12, 13):
         exporter.progress.publish(PROGRESS.model_copy(update={"step": step}))
     assert json.loads(get(port)[1])["step"] == 13
@@ -95,7 +95,7 @@ def test_the_newest_progress_is_served(port: int) -> None:
 
 def test_a_progress_that_has_grown_since_it_was_last_asked_for_is_served_whole(port: int) -> None:
     exporter = start_exporter(place(0), port)
-    assert exporter is not None
+    assert isinstance(exporter, RankZeroExporter)
     exporter.progress.publish(PROGRESS.model_copy(update={"checkpoint": None}))
     assert json.loads(get(port)[1])["checkpoint"] is None
     exporter.progress.publish(PROGRESS)
@@ -108,7 +108,7 @@ def test_there_is_no_progress_before_the_training_has_begun(port: int) -> None:
 
 
 def test_there_is_no_progress_on_another_node(port: int) -> None:
-    assert start_exporter(place(1), port) is None
+    assert not isinstance(start_exporter(place(1), port), RankZeroExporter)
     assert get(port)[0] == 404
 
 

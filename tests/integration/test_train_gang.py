@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from safetensors.torch import load_file
 
 from finetune_trainer.contract import series
@@ -173,14 +174,25 @@ class Node:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def waited_seconds(self) -> float:
+        """What this node's process has waited for slower ones, as Prometheus sees it."""
+        return sum(
+            sample.value
+            for sample in self.samples()
+            if sample.name == series.STEP_PHASE_SECONDS_TOTAL and sample.labels["phase"] == "wait"
+        )
+
     def scrape(self) -> dict[str, float]:
+        return {sample.name: sample.value for sample in self.samples()}
+
+    def samples(self) -> list[Sample]:
         url = f"http://127.0.0.1:{self.metrics_port}{series.METRICS_PATH}"
         try:
             with urllib.request.urlopen(url, timeout=5) as response:
                 text = response.read().decode()
         except OSError:
-            return {}
-        return {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
+            return []
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def wait_for(condition: Callable[[], bool], nodes: list[Node]) -> None:
@@ -234,6 +246,23 @@ def test_a_gang_of_two_nodes_is_scraped_while_it_trains_and_leaves_a_checkpoint_
     assert with_it.message == f"asked to stop: {step} of 2000 steps are done, and will not have to be done again"
     assert (asked.step, with_it.step, with_it.progress.checkpoint.step) == (step, step, step)
     assert (paths.shared / with_it.progress.checkpoint.path / "manifest.json").is_file()
+
+
+def test_the_node_that_keeps_the_others_waiting_is_the_one_that_waits_least(tmp_path: Path, cleanup: ExitStack) -> None:
+    job, paths = prepare_tiny_job(tmp_path, training={"epochs": 1000}, compute={"device": "cpu", "nodes": 2})
+    leader, worker = start_gang(job, paths, tmp_path, cleanup)
+    wait_for(lambda: leader.scrape().get(series.STEP, 0) >= 2, [leader, worker])
+    before = leader.waited_seconds()
+
+    def hold_up_the_worker() -> bool:
+        # Stopped while it waits itself, it keeps nobody waiting; so once more until it did.
+        os.killpg(worker.process.pid, signal.SIGSTOP)
+        time.sleep(0.5)
+        os.killpg(worker.process.pid, signal.SIGCONT)
+        return leader.waited_seconds() - before > 1
+
+    wait_for(hold_up_the_worker, [leader, worker])
+    assert worker.waited_seconds() < leader.waited_seconds() / 2
 
 
 def test_a_gang_that_loses_a_node_tells_so_and_how_far_it_was(tmp_path: Path, cleanup: ExitStack) -> None:

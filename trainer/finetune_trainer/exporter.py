@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.gang import Place
-from finetune_trainer.metrics import NodeCollector, TrainingMetrics
+from finetune_trainer.metrics import NodeCollector, ProcessMetrics, TrainingMetrics
 
 if TYPE_CHECKING:  # these exist for type checkers only
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -49,14 +49,21 @@ class ProgressPage:
 
 @dataclass(frozen=True)
 class Exporter:
-    """What global rank 0 publishes."""
+    """What local rank 0 publishes of its node."""
+
+    processes: ProcessMetrics
+
+
+@dataclass(frozen=True)
+class RankZeroExporter(Exporter):
+    """What global rank 0 publishes besides."""
 
     metrics: TrainingMetrics
     progress: ProgressPage
 
 
 def start_exporter(place: Place, port: int) -> Exporter | None:
-    """Serve this node's series, from its local rank 0, and return what global rank 0 may publish beside them.
+    """Serve this node's series, from its local rank 0, and return what that process may publish.
 
     A thread serves them on all addresses until the process ends.
     """
@@ -65,8 +72,12 @@ def start_exporter(place: Place, port: int) -> Exporter | None:
     registry = CollectorRegistry()
     is_gpu = place.device.type == "cuda"
     registry.register(NodeCollector(is_gpu, _peak_memory_of(place.device) if is_gpu else dict))
-    exporter = Exporter(TrainingMetrics(registry), ProgressPage()) if place.rank == 0 else None
-    _serve(registry, ProgressPage() if exporter is None else exporter.progress, port)
+    processes = ProcessMetrics(registry, place.rank, place.processes_per_node)
+    if place.rank != 0:
+        _serve(registry, ProgressPage(), port)
+        return Exporter(processes)
+    exporter = RankZeroExporter(processes, TrainingMetrics(registry), ProgressPage())
+    _serve(registry, exporter.progress, port)
     return exporter
 
 

@@ -4,7 +4,7 @@ Values of the training are set by the loop when it has them anyway, those of the
 a scrape never waits for a GPU, nor a GPU for a scrape.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from finetune_trainer.clock import Times
 from finetune_trainer.contract import series
 
 # From the steps of a tiny model on a CPU to those of a large one with a long accumulation.
@@ -34,7 +35,11 @@ class StepRecord:
     tokens: int  # of all processes in this step
     tokens_per_second: float
     seconds: float
-    data_wait_seconds: float  # of rank 0
+    compute_seconds: float  # of rank 0, as are the next three; see `clock`
+    data_wait_seconds: float
+    communication_seconds: float  # waiting for slower processes included
+    checkpoint_seconds: float
+    model_flops_utilization: float | None  # of all processes; None where it is not known what the GPU could do
     timestamp_seconds: float  # since 1970
 
 
@@ -56,6 +61,8 @@ class TrainingMetrics:
         self._epoch = gauge(series.EPOCH, "Passes over the data done.")
         self._tokens = counter(series.TOKENS_TOTAL, "Tokens computed by all processes since this attempt started.")
         self._tokens_per_second = gauge(series.TOKENS_PER_SECOND, "Tokens a second of the last step, all processes.")
+        self._utilization: Gauge | None = None
+        self._registry = registry
         self._timestamp = gauge(series.LAST_STEP_TIMESTAMP_SECONDS, "Unix time at which the last step ended.")
         self._data_wait = counter(series.DATA_WAIT_SECONDS_TOTAL, "Time that rank 0 waited for data.")
         self._step_seconds = Histogram(
@@ -84,14 +91,50 @@ class TrainingMetrics:
         self._tokens.inc(record.tokens)
         self._tokens_per_second.set(record.tokens_per_second)
         self._data_wait.inc(record.data_wait_seconds)
+        self._set_utilization(record.model_flops_utilization)
         self._step_seconds.observe(record.seconds)
         self._timestamp.set(record.timestamp_seconds)
         self._step.set(record.step)
+
+    def _set_utilization(self, ratio: float | None) -> None:
+        """Export it where it is known; a series that is always 0 would look like a GPU that idles."""
+        if ratio is None:
+            return
+        if self._utilization is None:
+            documentation = "Arithmetic that the model needs, of what all GPUs could do in bf16, in the last step."
+            self._utilization = Gauge(series.MODEL_FLOPS_UTILIZATION_RATIO, documentation, registry=self._registry)
+        self._utilization.set(ratio)
 
     def record_checkpoint(self, step: int, seconds: float) -> None:
         """Export that a checkpoint was written."""
         self._checkpoint_step.set(step)
         self._checkpoint_seconds.observe(seconds)
+
+
+class ProcessMetrics:
+    """The series of each process of a node, told by the one that serves them.
+
+    Args:
+        registry: to serve them.
+        first_rank: of this node.
+        num_processes: of this node.
+    """
+
+    def __init__(self, registry: CollectorRegistry, first_rank: int, num_processes: int) -> None:
+        self._ranks = range(first_rank, first_rank + num_processes)
+        self._seconds = Counter(
+            series.STEP_PHASE_SECONDS_TOTAL,
+            "Time of the steps of a process of this node, by what it went to.",
+            labelnames=[series.LOCAL_RANK_LABEL, series.PHASE_LABEL],
+            registry=registry,
+        )
+        self.record_times([dict.fromkeys(series.Phase, 0.0)] * self._ranks.stop)
+
+    def record_times(self, times_by_rank: Sequence[Times]) -> None:
+        """Export what a step of each process of the gang went to; those of other nodes are passed over."""
+        for local_rank, rank in enumerate(self._ranks):
+            for phase, seconds in times_by_rank[rank].items():
+                self._seconds.labels(str(local_rank), phase).inc(seconds)
 
 
 class NodeCollector(Collector):

@@ -8,17 +8,20 @@ from typing import NoReturn
 
 import torch
 
-from finetune_trainer.architecture import read_shape
+from finetune_trainer.architecture import ModelShape, read_shape
 from finetune_trainer.checkpoint.background import Checkpoints
 from finetune_trainer.checkpoint.content import Progress
+from finetune_trainer.clock import StepClock, Times, lay_out, read_rows, tell_waiting
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
+from finetune_trainer.contract.series import Phase
 from finetune_trainer.contract.termination import PreparedReport, Reason, TrainedReport
 from finetune_trainer.data.batch import make_batch
 from finetune_trainer.data.order import EMPTY_SLOT, Indices, SequenceOrder, rank_share
 from finetune_trainer.data.packed import PackedSequences
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.exporter import start_exporter
+from finetune_trainer.flops import peak_flops, training_flops
 from finetune_trainer.gang import Node, Place, StopVote, broadcast, sum_over_gang
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.reporting import open_reporter
@@ -51,16 +54,19 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
     ):
         for line in (*state.resumed_from.damages, describe_start(state)):
             reporter.say(line)
-        run = Run(state, model, data, checkpoints, StopVote(node.stop.is_made))
+        run = Run(state, model, shape, data, checkpoints, StopVote(node.stop.is_made), StepClock(place.device))
         node.stop.training_begins()
         for step in range(state.progress.step, prepared.total_steps):
-            record = train_step(run, step)
-            if record is None:
+            done = train_step(run, step)
+            if done is None:
                 leave_checkpoint(run)
+            record = done.record
             reporter.record_step(record)
+            reporter.record_times(done.times_before)
             checkpoints.tell()
             if record.step % job.spec.checkpoint.every_steps == 0 or record.step == prepared.total_steps:
-                checkpoints.take(state.progress)
+                with run.clock.checkpoint_between_steps():
+                    checkpoints.take(state.progress)
         run.vote.close()
         checkpoints.wait()
         report = save_result(state)
@@ -95,12 +101,22 @@ class Run:
 
     state: TrainingState
     model: TrainableModel
+    shape: ModelShape
     data: PackedSequences
     checkpoints: Checkpoints
     vote: StopVote
+    clock: StepClock
 
 
-def train_step(run: Run, step: int) -> StepRecord | None:
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step that was done."""
+
+    record: StepRecord
+    times_before: list[Times]  # what the step before went to, for each process; who waited is known a step later
+
+
+def train_step(run: Run, step: int) -> Step | None:
     """Do one optimizer step: gradients of the global batch, summed over the processes, clipped, applied.
 
     Returns None when the processes have agreed to stop; adapter and optimizer are then as the step before left them.
@@ -109,7 +125,8 @@ def train_step(run: Run, step: int) -> StepRecord | None:
         TrainerError: DIVERGED; adapter and optimizer are then as the step before left them.
     """
     started = time.monotonic()
-    state = run.state
+    state, clock = run.state, run.clock
+    clock.begin()
     training, prepared = state.job.spec.training, state.prepared
     epoch, step_of_epoch = divmod(step, prepared.steps_per_epoch)
     order = SequenceOrder(len(run.data), prepared.global_batch, training.seed)
@@ -120,30 +137,38 @@ def train_step(run: Run, step: int) -> StepRecord | None:
     share = compute_gradients(run, indices, step)
     if share is None:
         return None
-    sum_over_gang(state.gradients.buffer)
+    with clock.phase(Phase.COMMUNICATION):
+        sum_over_gang(state.gradients.buffer)
     norm = state.gradients.clip(training.optimizer.max_gradient_norm)
     peak = training.optimizer.learning_rate
     rate = learning_rate(step, peak, prepared.warmup_steps, prepared.total_steps)
-    run.checkpoints.wait_before_change()
+    with clock.phase(Phase.CHECKPOINT):
+        run.checkpoints.wait_before_change()
     state.apply_gradients(rate, norm)
     # Here, after all its work, is the one place of a step where the GPU is waited for.
-    loss, num_tokens, gradient_norm = gather_numbers(share, norm)
-    refuse_divergence(state, step, rate, loss, gradient_norm)
+    numbers = gather_numbers(run, share, norm)
+    refuse_divergence(state, step, rate, numbers.loss, numbers.gradient_norm)
 
     seconds = time.monotonic() - started
-    state.progress = advance(state.progress, loss, num_tokens, seconds)
-    return StepRecord(
+    state.progress = advance(state.progress, numbers.loss, numbers.num_tokens, seconds)
+    times = clock.read()
+    record = StepRecord(
         step=step + 1,
         epoch=(step + 1) / prepared.steps_per_epoch,
-        loss=loss,
+        loss=numbers.loss,
         learning_rate=rate,
-        gradient_norm=gradient_norm,
-        tokens=num_tokens,
-        tokens_per_second=num_tokens / seconds,
+        gradient_norm=numbers.gradient_norm,
+        tokens=numbers.num_tokens,
+        tokens_per_second=numbers.num_tokens / seconds,
         seconds=seconds,
-        data_wait_seconds=share.data_wait_seconds,
+        compute_seconds=times[Phase.COMPUTE],
+        data_wait_seconds=times[Phase.DATA],
+        communication_seconds=times[Phase.COMMUNICATION],
+        checkpoint_seconds=times[Phase.CHECKPOINT],
+        model_flops_utilization=flops_utilization(numbers.flops / seconds, state.place),
         timestamp_seconds=time.time(),
     )
+    return Step(record, numbers.times_before)
 
 
 @dataclass(frozen=True)
@@ -152,7 +177,7 @@ class Share:
 
     loss: torch.Tensor  # its part of the global batch's mean loss, scalar
     num_tokens: int
-    data_wait_seconds: float
+    flops: float
 
 
 def compute_gradients(run: Run, indices: Indices, step: int) -> Share | None:
@@ -162,34 +187,61 @@ def compute_gradients(run: Run, indices: Indices, step: int) -> Share | None:
     same on any number of processes, and sums over processes are means over the batch. Returns None, between two
     micro-batches, when the processes have agreed to stop.
     """
-    training, place, data = run.state.job.spec.training, run.state.place, run.data
+    state, data, clock = run.state, run.data, run.clock
+    training, place = state.job.spec.training, state.place
     num_targets = max(int(data.num_targets[indices].sum()), 1)
     loss = torch.zeros((), device=place.device)
-    num_tokens, waited = 0, 0.0
+    num_tokens, flops = 0, 0.0
     for slots in rank_share(indices, place.rank, place.world_size, training.batch_size, training.gradient_accumulation):
-        if run.vote.is_stop_agreed():
+        with clock.phase(Phase.COMMUNICATION):
+            is_stop_agreed = run.vote.is_stop_agreed()
+        if is_stop_agreed:
             return None
-        asked = time.monotonic()
-        rows = [None if index == EMPTY_SLOT else data.sequence(int(index)) for index in slots]
-        batch = make_batch(rows, length_multiple(place.device.type, training))
-        waited += time.monotonic() - asked
+        with clock.phase(Phase.DATA):
+            rows = [None if index == EMPTY_SLOT else data.sequence(int(index)) for index in slots]
+            batch = make_batch(rows, length_multiple(place.device.type, training)).to(place.device)
         # Dropout depends on what is computed, not on what was computed before: a resumed run, or one on other
         # processes, drops the same.
         torch.manual_seed(random_stream(training.seed, step, int(slots[0])))
-        micro_loss = run.model(batch.to(place.device)) / num_targets
+        micro_loss = run.model(batch) / num_targets
         micro_loss.backward()
         loss += micro_loss.detach()
         num_tokens += batch.num_tokens
-    return Share(loss, num_tokens, waited)
+        flops += training_flops(run.shape, state.job.spec.lora, batch.num_tokens, len(batch.targets), batch.num_pairs)
+    return Share(loss, num_tokens, flops)
 
 
-def gather_numbers(share: Share, gradient_norm: torch.Tensor) -> tuple[float, int, float]:
-    """Return the loss and the tokens of the global batch, and the norm of its gradient, as numbers."""
-    num_tokens = torch.tensor(share.num_tokens, dtype=torch.float64, device=share.loss.device)
-    sums = torch.stack([share.loss.double(), num_tokens])
-    sum_over_gang(sums)
-    loss, total_tokens, norm = torch.cat([sums, gradient_norm.double()[None]]).tolist()
-    return loss, int(total_tokens), norm
+@dataclass(frozen=True)
+class Numbers:
+    """What all processes know of a step when it is done."""
+
+    loss: float  # mean over the targets of the global batch
+    num_tokens: int
+    flops: float  # that the global batch needed
+    gradient_norm: float
+    times_before: list[Times]  # what the step before went to, by rank
+
+
+def gather_numbers(run: Run, share: Share, gradient_norm: torch.Tensor) -> Numbers:
+    """Sum up what the processes know, wait until the device has done the step, and return its numbers."""
+    place, clock = run.state.place, run.clock
+    rows = lay_out(clock.last, place.rank, place.world_size)
+    own = torch.tensor([share.num_tokens, share.flops, *rows], dtype=torch.float64)
+    sums = torch.cat([share.loss.double()[None], own.to(place.device, non_blocking=True)])
+    with clock.phase(Phase.COMMUNICATION):
+        sum_over_gang(sums)
+    numbers = torch.cat([sums, gradient_norm.double()[None]])
+    clock.end()
+    loss, num_tokens, flops, *rows, norm = numbers.tolist()
+    return Numbers(loss, int(num_tokens), flops, norm, tell_waiting(read_rows(rows)))
+
+
+def flops_utilization(flops_a_second: float, place: Place) -> float | None:
+    """Return which share of what the gang's GPUs could do that is; None where that is not known."""
+    if place.device.type != "cuda":
+        return None
+    peak = peak_flops(torch.cuda.get_device_name(place.device))
+    return None if peak is None else flops_a_second / (peak * place.world_size)
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -1,19 +1,20 @@
 """What a run tells while it goes on, and to whom: people, Prometheus, Weights & Biases.
 
-Global rank 0 speaks for all; every other process has a reporter that says nothing, so the recipe need not ask who it
-is.
+Global rank 0 speaks for all, local rank 0 for its node's processes; every other process has a reporter that says
+nothing, so the recipe need not ask who it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from finetune_trainer.checkpoint.background import Written
 from finetune_trainer.checkpoint.manifest import describe
+from finetune_trainer.clock import Times
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.report import rfc3339
 from finetune_trainer.contract.termination import TrainedReport
-from finetune_trainer.exporter import Exporter
+from finetune_trainer.exporter import Exporter, RankZeroExporter
 from finetune_trainer.gang import Node
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.runlog import RunLog, describe_step
@@ -22,13 +23,16 @@ from finetune_trainer.tracking import TrackingError, WandbTracker
 
 
 class Reporter:
-    """Tells nobody: the reporter of every process but global rank 0."""
+    """Tells nobody: the reporter of processes whose local rank is not 0."""
 
     def say(self, line: str) -> None:
         """Tell people something."""
 
     def record_step(self, record: StepRecord) -> None:
         """Tell that a step was done."""
+
+    def record_times(self, times_by_rank: Sequence[Times]) -> None:
+        """Tell what the time of a step went to, for each process of the gang."""
 
     def record_checkpoint(self, written: Written) -> None:
         """Tell that a checkpoint is complete."""
@@ -37,7 +41,18 @@ class Reporter:
         """Tell how the run ended."""
 
 
-class RankZeroReporter(Reporter):
+class NodeReporter(Reporter):
+    """Tells Prometheus of a node's processes: the reporter of local rank 0."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._processes = exporter.processes
+
+    def record_times(self, times_by_rank: Sequence[Times]) -> None:
+        """Tell what the time of a step went to, for each process of this node."""
+        self._processes.record_times(times_by_rank)
+
+
+class RankZeroReporter(NodeReporter):
     """Tells everybody.
 
     Args:
@@ -53,13 +68,14 @@ class RankZeroReporter(Reporter):
     def __init__(
         self,
         log: RunLog,
-        exporter: Exporter,
+        exporter: RankZeroExporter,
         tracker: WandbTracker | None,
         begun: ProgressReport,
         steps_per_epoch: int,
         log_every_steps: int,
         leave_progress: Callable[[ProgressReport], None] = lambda _: None,
     ) -> None:
+        super().__init__(exporter)
         self._log = log
         self._exporter = exporter
         self._tracker = tracker
@@ -134,14 +150,14 @@ def open_reporter(state: TrainingState, exporter: Exporter | None, node: Node) -
 
     Args:
         state: of the run, resumed already.
-        exporter: of the node; only rank 0 has one to publish to.
+        exporter: of the node; only its local rank 0 has one to publish to.
         node: of the process.
 
     Raises:
         TrainerError: STORAGE_FULL or STORAGE_NOT_WRITABLE.
     """
-    if exporter is None:
-        yield Reporter()
+    if not isinstance(exporter, RankZeroExporter):
+        yield Reporter() if exporter is None else NodeReporter(exporter)
         return
     job, logs, resumed_step = state.job, state.paths.logs, state.progress.step
     with RunLog(logs, resumed_step) as log:

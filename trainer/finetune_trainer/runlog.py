@@ -60,9 +60,24 @@ class RunLog:
 def describe_step(record: StepRecord, steps_total: int, seconds_a_step: float) -> str:
     """Return a step as a line for people."""
     left = timedelta(seconds=round((steps_total - record.step) * seconds_a_step))
+    ratio = record.model_flops_utilization
+    utilization = "" if ratio is None else f"  mfu {ratio:.1%}"
     return (
         f"step {record.step}/{steps_total}  loss {record.loss:.4f}  lr {record.learning_rate:.1e}  "
-        f"grad norm {record.gradient_norm:.2f}  {record.tokens_per_second:.0f} tokens/s  eta {left}"
+        f"grad norm {record.gradient_norm:.2f}  {record.tokens_per_second:.0f} tokens/s{utilization}  "
+        f"{_describe_waits(record)}eta {left}"
+    )
+
+
+def _describe_waits(record: StepRecord) -> str:
+    """Return what took a hundredth of a step or more, besides computing."""
+    waits = {
+        "data": record.data_wait_seconds,
+        "communication": record.communication_seconds,
+        "checkpoint": record.checkpoint_seconds,
+    }
+    return "".join(
+        f"{name} {wait / record.seconds:.0%}  " for name, wait in waits.items() if wait >= record.seconds / 100
     )
 
 

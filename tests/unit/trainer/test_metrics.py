@@ -1,5 +1,6 @@
 import socket
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +12,18 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from finetune_trainer.contract import series
-from finetune_trainer.exporter import start_exporter
+from finetune_trainer.exporter import RankZeroExporter, start_exporter
 from finetune_trainer.gang import Place
 from finetune_trainer.metrics import NodeCollector, StepRecord
 
 CPU = torch.device("cpu")
 # What only a machine with a GPU has.
-GPU_SERIES = {series.GPU_UTILIZATION_RATIO, series.GPU_MEMORY_USED_BYTES, series.GPU_MEMORY_PEAK_BYTES}
+GPU_SERIES = {
+    series.GPU_UTILIZATION_RATIO,
+    series.GPU_MEMORY_USED_BYTES,
+    series.GPU_MEMORY_PEAK_BYTES,
+    series.MODEL_FLOPS_UTILIZATION_RATIO,
+}
 RECORD = StepRecord(
     step=3,
     epoch=0.75,
@@ -27,7 +33,11 @@ RECORD = StepRecord(
     tokens=2048,
     tokens_per_second=1024.0,
     seconds=2.0,
+    compute_seconds=1.5,
     data_wait_seconds=0.25,
+    communication_seconds=0.25,
+    checkpoint_seconds=0.0,
+    model_flops_utilization=0.5,
     timestamp_seconds=1.7e9,
 )
 
@@ -55,7 +65,7 @@ def values(text: str) -> dict[str, float]:
 
 def test_rank_0_serves_the_last_step(port: int) -> None:
     exporter = start_exporter(place(0), port)
-    assert exporter is not None
+    assert isinstance(exporter, RankZeroExporter)
     exporter.metrics.start(step=2, steps_total=100)
     exporter.metrics.record_step(RECORD)
     exporter.metrics.record_checkpoint(step=3, seconds=0.7)
@@ -71,6 +81,7 @@ def test_rank_0_serves_the_last_step(port: int) -> None:
         series.TOKENS_PER_SECOND: 1024,
         series.LAST_STEP_TIMESTAMP_SECONDS: 1.7e9,
         series.DATA_WAIT_SECONDS_TOTAL: 0.25,
+        series.MODEL_FLOPS_UTILIZATION_RATIO: 0.5,
         series.CHECKPOINT_LAST_STEP: 3,
         f"{series.STEP_DURATION_SECONDS}_sum": 2.0,
         f"{series.CHECKPOINT_DURATION_SECONDS}_count": 1,
@@ -93,10 +104,50 @@ def test_prometheus_can_scrape_it_as_openmetrics(port: int) -> None:
 
 
 def test_another_node_serves_its_network_but_no_training(port: int) -> None:
-    assert start_exporter(place(2), port) is None
+    assert not isinstance(start_exporter(place(2), port), RankZeroExporter)
     served = values(scrape(port))
     assert series.NETWORK_RECEIVE_BYTES_TOTAL in served
     assert series.LOSS not in served
+
+
+def phase_seconds(port: int) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["local_rank"], sample.labels["phase"]): sample.value
+        for family in parse_text(scrape(port))
+        for sample in family.samples
+        if sample.name == series.STEP_PHASE_SECONDS_TOTAL
+    }
+
+
+def times(compute: float, wait: float) -> dict[series.Phase, float]:
+    others = {series.Phase.DATA: 0.5, series.Phase.COMMUNICATION: 0.25, series.Phase.CHECKPOINT: 0.0}
+    return {series.Phase.COMPUTE: compute, series.Phase.WAIT: wait} | others
+
+
+def test_each_node_serves_what_the_steps_of_its_own_processes_went_to(port: int) -> None:
+    exporter = start_exporter(place(2), port)
+    assert exporter is not None
+    gang = [times(1.0, 4.0), times(2.0, 3.0), times(3.0, 2.0), times(5.0, 0.0)]
+    exporter.processes.record_times(gang)
+    exporter.processes.record_times(gang)
+    served = phase_seconds(port)
+    assert {rank for rank, _ in served} == {"0", "1"}
+    assert (served["0", "compute"], served["0", "wait"]) == (6.0, 4.0)
+    assert (served["1", "compute"], served["1", "wait"]) == (10.0, 0.0)
+    assert (served["1", "data"], served["1", "communication"], served["1", "checkpoint"]) == (1.0, 0.5, 0.0)
+
+
+def test_every_phase_of_every_process_is_there_before_the_first_step(port: int) -> None:
+    start_exporter(place(2), port)
+    phases = ("data", "compute", "communication", "wait", "checkpoint")
+    assert phase_seconds(port) == {(rank, phase): 0.0 for rank in ("0", "1") for phase in phases}
+
+
+def test_a_utilisation_that_is_not_known_is_not_served(port: int) -> None:
+    exporter = start_exporter(place(0), port)
+    assert isinstance(exporter, RankZeroExporter)
+    exporter.metrics.record_step(replace(RECORD, model_flops_utilization=None))
+    assert series.MODEL_FLOPS_UTILIZATION_RATIO not in values(scrape(port))
 
 
 def test_one_process_of_a_node_serves(port: int) -> None:

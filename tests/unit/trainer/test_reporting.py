@@ -12,8 +12,8 @@ from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import CheckpointReport, ProgressReport
 from finetune_trainer.contract.spec import Wandb, WandbMode
 from finetune_trainer.contract.termination import TrainedReport
-from finetune_trainer.exporter import Exporter, ProgressPage
-from finetune_trainer.metrics import StepRecord, TrainingMetrics
+from finetune_trainer.exporter import ProgressPage, RankZeroExporter
+from finetune_trainer.metrics import ProcessMetrics, StepRecord, TrainingMetrics
 from finetune_trainer.reporting import RankZeroReporter, Reporter
 from finetune_trainer.runlog import RunLog
 from finetune_trainer.tracking import WandbTracker
@@ -29,14 +29,24 @@ def record_of(step: int) -> StepRecord:
         tokens=2048,
         tokens_per_second=1024.0,
         seconds=2.0,
+        compute_seconds=1.5,
         data_wait_seconds=0.0,
+        communication_seconds=0.25,
+        checkpoint_seconds=0.0,
+        model_flops_utilization=None,
         timestamp_seconds=1.7e9,
     )
 
 
-def reporter_of(log: RunLog, begun_at: int = 0, total_steps: int = 30, exporter: Exporter | None = None) -> Reporter:
+def exporter_of(registry: CollectorRegistry, page: ProgressPage | None = None) -> RankZeroExporter:
+    return RankZeroExporter(ProcessMetrics(registry, 0, 2), TrainingMetrics(registry), page or ProgressPage())
+
+
+def reporter_of(
+    log: RunLog, begun_at: int = 0, total_steps: int = 30, exporter: RankZeroExporter | None = None
+) -> Reporter:
     begun = ProgressReport(step=begun_at, total_steps=total_steps, epoch=1, resumed_from_step=begun_at)
-    exporter = exporter or Exporter(TrainingMetrics(CollectorRegistry()), ProgressPage())
+    exporter = exporter or exporter_of(CollectorRegistry())
     return RankZeroReporter(log, exporter, None, begun, steps_per_epoch=10, log_every_steps=10)
 
 
@@ -78,7 +88,7 @@ def test_the_time_left_is_that_of_the_mean_step_since_the_start(
 def test_prometheus_knows_where_a_run_goes_on_before_its_first_step(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     with RunLog(tmp_path, resumed_step=40) as log:
-        reporter_of(log, 40, 100, Exporter(TrainingMetrics(registry), ProgressPage()))
+        reporter_of(log, 40, 100, exporter_of(registry))
     assert registry.get_sample_value(series.STEP) == 40
     assert registry.get_sample_value(series.CHECKPOINT_LAST_STEP) == 40
     assert registry.get_sample_value(series.STEPS_TOTAL) == 100
@@ -95,7 +105,7 @@ def test_the_last_line_says_what_came_out(tmp_path: Path, capsys: pytest.Capture
 def report_while_wandb_dies(directory: Path) -> None:
     tracker = WandbTracker(Wandb(project="calls", mode=WandbMode.OFFLINE), "calls", "calls-7d0f", {}, directory, {})
     with RunLog(directory, resumed_step=0) as log:
-        exporter = Exporter(TrainingMetrics(CollectorRegistry()), ProgressPage())
+        exporter = exporter_of(CollectorRegistry())
         begun = ProgressReport(step=0, total_steps=30, epoch=1)
         reporter = RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch=10, log_every_steps=10)
         reporter.record_step(record_of(1))
@@ -131,7 +141,7 @@ def test_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_operator_sees_the_progress_from_the_first_moment_on(tmp_path: Path) -> None:
     page = ProgressPage()
     with RunLog(tmp_path, resumed_step=0) as log:
-        reporter = reporter_of(log, 0, 30, Exporter(TrainingMetrics(CollectorRegistry()), page))
+        reporter = reporter_of(log, 0, 30, exporter_of(CollectorRegistry(), page))
         assert asked(page) == {"step": 0, "totalSteps": 30, "epoch": 1, "resumedFromStep": 0} | NOTHING_YET
         reporter.record_step(record_of(10))
         assert asked(page)["epoch"] == 1  # the tenth of ten steps
@@ -167,7 +177,7 @@ def asked(page: ProgressPage) -> dict[str, Any]:
 def test_everybody_hears_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, registry = ProgressPage(), CollectorRegistry()
     with RunLog(tmp_path, resumed_step=0) as log:
-        reporter_of(log, 0, 30, Exporter(TrainingMetrics(registry), page)).record_checkpoint(WRITTEN)
+        reporter_of(log, 0, 30, exporter_of(registry, page)).record_checkpoint(WRITTEN)
     assert asked(page)["checkpoint"] == {
         "step": 10,
         "time": "2026-11-23T08:00:00Z",

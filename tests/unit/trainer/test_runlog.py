@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,25 @@ def record_of(step: int) -> StepRecord:
         tokens=2048,
         tokens_per_second=1234.4,
         seconds=1.66,
+        compute_seconds=1.5,
         data_wait_seconds=0.01,
+        communication_seconds=0.25,
+        checkpoint_seconds=0.0,
+        model_flops_utilization=None,
         timestamp_seconds=1.7e9,
     )
 
 
 def test_a_step_reads_as_one_line() -> None:
     assert describe_step(record_of(10), steps_total=1000, seconds_a_step=0.7619) == (
-        "step 10/1000  loss 1.2345  lr 2.0e-04  grad norm 0.53  1234 tokens/s  eta 0:12:34"
+        "step 10/1000  loss 1.2345  lr 2.0e-04  grad norm 0.53  1234 tokens/s  communication 15%  eta 0:12:34"
+    )
+
+
+def test_a_step_tells_what_its_time_went_to_where_it_is_worth_a_word() -> None:
+    record = replace(record_of(10), model_flops_utilization=0.4712, data_wait_seconds=0.166, communication_seconds=0.0)
+    assert describe_step(record, steps_total=1000, seconds_a_step=0.7619) == (
+        "step 10/1000  loss 1.2345  lr 2.0e-04  grad norm 0.53  1234 tokens/s  mfu 47.1%  data 10%  eta 0:12:34"
     )
 
 

@@ -15,7 +15,11 @@ RECORD = StepRecord(
     tokens=2048,
     tokens_per_second=1024.0,
     seconds=2.0,
+    compute_seconds=1.5,
     data_wait_seconds=0.0,
+    communication_seconds=0.25,
+    checkpoint_seconds=0.0,
+    model_flops_utilization=None,
     timestamp_seconds=1.7e9,
 )
 

@@ -4,6 +4,8 @@ Every name has the prefix `finetune_` and a base unit. Labels are bounded: the j
 namespace that Prometheus adds.
 """
 
+from enum import StrEnum
+
 METRICS_PORT = 9464
 METRICS_PORT_NAME = "metrics"
 METRICS_PATH = "/metrics"
@@ -18,6 +20,8 @@ EPOCH = "finetune_epoch"
 TOKENS_TOTAL = "finetune_tokens_total"
 TOKENS_PER_SECOND = "finetune_tokens_per_second"
 STEP_DURATION_SECONDS = "finetune_step_duration_seconds"
+STEP_PHASE_SECONDS_TOTAL = "finetune_step_phase_seconds_total"  # by `Phase` and local rank
+MODEL_FLOPS_UTILIZATION_RATIO = "finetune_model_flops_utilization_ratio"
 DATA_WAIT_SECONDS_TOTAL = "finetune_data_wait_seconds_total"
 CHECKPOINT_DURATION_SECONDS = "finetune_checkpoint_duration_seconds"
 CHECKPOINT_LAST_STEP = "finetune_checkpoint_last_step"
@@ -27,3 +31,16 @@ GPU_MEMORY_USED_BYTES = "finetune_gpu_memory_used_bytes"
 GPU_MEMORY_PEAK_BYTES = "finetune_gpu_memory_peak_bytes"
 NETWORK_RECEIVE_BYTES_TOTAL = "finetune_network_receive_bytes_total"
 NETWORK_TRANSMIT_BYTES_TOTAL = "finetune_network_transmit_bytes_total"
+
+PHASE_LABEL = "phase"
+LOCAL_RANK_LABEL = "local_rank"
+
+
+class Phase(StrEnum):
+    """What the time of a process' step went to."""
+
+    DATA = "data"
+    COMPUTE = "compute"
+    COMMUNICATION = "communication"
+    WAIT = "wait"  # for slower processes
+    CHECKPOINT = "checkpoint"

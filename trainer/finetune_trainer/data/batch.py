@@ -28,6 +28,7 @@ class Batch:
     # which causal attention alone is enough.
     document_lengths: tuple[torch.Tensor, ...] | None
     num_tokens: int  # without padding
+    num_pairs: int  # of a token and one that it sees, itself included, without padding
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on a device; the lengths stay, masks are made from them."""
@@ -70,7 +71,13 @@ def make_batch(sequences: Rows[Sequence | None], length_multiple: int = 1) -> Ba
         targets=torch.from_numpy(np.concatenate([*targets, np.zeros(0, np.int64)])),
         document_lengths=tuple(lengths) if is_packed else None,
         num_tokens=sum(len(sequence.tokens) for sequence in sequences if sequence is not None),
+        num_pairs=sum(_num_pairs(sequence) for sequence in sequences if sequence is not None),
     )
+
+
+def _num_pairs(sequence: Sequence) -> int:
+    lengths = sequence.document_lengths.astype(np.int64)
+    return int((lengths * (lengths + 1) // 2).sum())
 
 
 def _document_lengths(sequence: Sequence | None, length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
