@@ -4,14 +4,15 @@ Requests that fail in passing (conflict, too many, server errors, no answer) are
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
+from yarl import URL
 
 from finetune_operator import names
 from finetune_operator.errors import ApiError
@@ -29,16 +30,33 @@ _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 # A watch that hears nothing for so long, no bookmark either, is begun anew: the other end may be gone.
 _WATCH_SECONDS = 600
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=150.0)
+# One event of a watch is a line, and one object is all of it.
+_LONGEST_LINE_BYTES = 2**21
 _NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class Connection:
-    """A connection to the API server, or rather as many as there are requests at once."""
+    """A connection to the API server, or rather as many as there are requests at once.
 
-    def __init__(self, api_client: client.ApiClient, metrics: Metrics) -> None:
-        self._client = api_client
-        self._client.user_agent = names.OPERATOR
+    NB: the official client finds the cluster and its credentials; the requests are made here, because on the way through
+    it a document is walked through and made into text and back several times (docs/design/2026-11-27-scale.md).
+    """
+
+    def __init__(self, configuration: client.Configuration, metrics: Metrics) -> None:
+        """Connect to the cluster that a configuration names.
+
+        Must be called in a running event loop.
+        """
+        self._configuration = configuration
         self._metrics = metrics
+        # NB: without a limit: requests are as many as there are workers, and watches must not take their places.
+        connector = aiohttp.TCPConnector(ssl=client.rest.RESTClientObject(configuration).ssl_context, limit=0)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"Accept": "application/json", "User-Agent": names.OPERATOR},
+            proxy=configuration.proxy,
+            read_bufsize=_LONGEST_LINE_BYTES,
+        )
 
     @classmethod
     async def open(cls, environment: Mapping[str, str], metrics: Metrics) -> Self:
@@ -48,10 +66,6 @@ class Connection:
             ApiError: there are no credentials.
         """
         configuration = client.Configuration()
-        # Requests are as many as there are workers, and watches must not take their places.
-        configuration.connection_pool_maxsize = 0
-        # NB: else aiohttp looks into ~/.netrc for a password, in a thread, with each request.
-        configuration.client_session_kwargs = {"trust_env": False}
         try:
             if SERVICE_ACCOUNT_TOKEN.exists() and not environment.get("KUBECONFIG"):
                 config.load_incluster_config(client_configuration=configuration)
@@ -61,11 +75,11 @@ class Connection:
                 )
         except config.ConfigException as error:
             raise ApiError(f"no way to reach a cluster: {error}. Set KUBECONFIG, or run in a pod.") from error
-        return cls(client.ApiClient(configuration), metrics)
+        return cls(configuration, metrics)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self._session.close()
 
     async def request(
         self,
@@ -126,7 +140,7 @@ class Connection:
                     raise _error("watch", resource, namespace, None, response.status, answer)
                 try:
                     async for line in response.content:
-                        yield json.loads(line)
+                        yield orjson.loads(line)
                 except TimeoutError:
                     return
         except _NO_ANSWER as error:
@@ -162,22 +176,20 @@ class Connection:
         content_type: str,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        """Send a request and return as soon as the answer begins.
-
-        NB: below `ApiClient.call_api`, which walks through every document that it is given to make plain data of it.
-        """
-        headers = {**self._client.default_headers, "Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        token = await self._client.configuration.get_api_key_with_prefix("BearerToken")
+        """Send a request and return as soon as the answer begins."""
+        headers = {} if body is None else {"Content-Type": content_type}
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
         if token is not None:
             headers["Authorization"] = token
-        url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        answer = await self._client.rest_client.request(
-            _METHODS[verb], url, headers=headers, body=body, _request_timeout=timeout
+        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        return await self._session.request(
+            _METHODS[verb],
+            URL(url, encoded=True),
+            headers=headers,
+            data=None if body is None else orjson.dumps(body),
+            timeout=timeout,
+            server_hostname=self._configuration.tls_server_name,
         )
-        response: aiohttp.ClientResponse = answer.response
-        return response
 
 
 def _check(verb: str, resource: Resource) -> None:
@@ -187,7 +199,7 @@ def _check(verb: str, resource: Resource) -> None:
 
 def _document(data: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(data)
+        answer = orjson.loads(data)
     except ValueError:
         return {"message": data[:200].decode(errors="replace")}
     return answer if isinstance(answer, dict) else {}

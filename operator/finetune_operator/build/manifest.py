@@ -1,10 +1,10 @@
 """What every manifest has: labels, the owner, the digest of its own content."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import yaml
 
 from finetune_operator import names
@@ -27,8 +27,8 @@ def metadata(plan: Plan, name: str, labels: dict[str, str] | None = None, *, own
 
 def with_digest(manifest: Manifest) -> Manifest:
     """Return the manifest with the SHA-256 of its canonical JSON as an annotation."""
-    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    annotations = {names.Annotation.MANIFEST_DIGEST.value: "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
+    canonical = orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)
+    annotations = {names.Annotation.MANIFEST_DIGEST.value: "sha256:" + hashlib.sha256(canonical).hexdigest()}
     fields = manifest["metadata"]
     return manifest | {"metadata": fields | {"annotations": fields.get("annotations", {}) | annotations}}
 

@@ -57,8 +57,8 @@ async def cluster_with(*answers: Answer) -> AsyncIterator[tuple[Cluster, Server]
     await site.start()
     host, port = runner.addresses[0][:2]
     metrics = Metrics()
-    api_client = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
-    cluster = Cluster(Connection(api_client, metrics), metrics)
+    configuration = client.Configuration(host=f"http://{host}:{port}")
+    cluster = Cluster(Connection(configuration, metrics), metrics)
     try:
         yield cluster, server
     finally:

@@ -90,8 +90,8 @@ async def looking_at(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    api_client = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
-    cluster = Cluster(Connection(api_client, Metrics()), Metrics())
+    configuration = client.Configuration(host=f"http://{host}:{port}")
+    cluster = Cluster(Connection(configuration, Metrics()), Metrics())
     store.see(server.put(JOB, manifest(spec) if world is None else world.body))
     for body in world.objects.values() if world is not None else ():
         store.see(body, CALLS)
