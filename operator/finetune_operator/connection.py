@@ -38,8 +38,8 @@ _NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
 class Connection:
     """A connection to the API server, or rather as many as there are requests at once.
 
-    NB: the official client finds the cluster and its credentials; the requests are made here, because on the way through
-    it a document is walked through and made into text and back several times (docs/design/2026-11-27-scale.md).
+    The official client finds the cluster and its credentials. The requests are made here: its own turn documents into
+    models and into text with the slower of Python's libraries (docs/design/2026-11-27-scale.md).
     """
 
     def __init__(self, configuration: client.Configuration, metrics: Metrics) -> None:

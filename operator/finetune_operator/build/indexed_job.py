@@ -9,16 +9,12 @@ from finetune_trainer.contract import environment
 from finetune_trainer.contract.termination import STOPPED_EXIT_CODE
 
 
-def build_train_jobs(plan: Plan, attempt: int) -> list[Manifest]:
-    """Return the Jobs of an attempt, that of rank 0 first."""
-    return [with_digest(_train_job(plan, role, attempt)) for role in plan.roles]
-
-
-def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
+def build_train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
+    """Return the Job that runs a role of an attempt."""
     labels = workload_labels(plan, attempt) | {Label.ROLE.value: role.name.value}
     template = training_pod_template(plan, role, attempt, variables=_gang_variables(plan, role, attempt))
     template["spec"]["subdomain"] = names.gang_service(plan.name, attempt)
-    return {
+    manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata(plan, names.train_job(plan.name, attempt, role.name), labels),
@@ -34,6 +30,7 @@ def _train_job(plan: Plan, role: Role, attempt: int) -> Manifest:
             "template": template,
         },
     }
+    return with_digest(manifest)
 
 
 def _queue_policy(plan: Plan) -> Manifest:

@@ -4,12 +4,8 @@ from finetune_operator.build.manifest import Manifest, metadata, with_digest
 from finetune_operator.plan import NewClaim, Plan
 
 
-def build_claims(plan: Plan) -> list[Manifest]:
-    """Return the claims that the operator makes. Without an owner, a claim outlives its job."""
-    return [_claim(plan, disk.claim_name, disk.new) for disk in plan.disks if disk.new is not None]
-
-
-def _claim(plan: Plan, name: str, new: NewClaim) -> Manifest:
+def build_claim(plan: Plan, name: str, new: NewClaim) -> Manifest:
+    """Return a claim that the operator makes. Without an owner, it outlives its job."""
     spec: Manifest = {
         "accessModes": [new.access_mode.value],
         "resources": {"requests": {"storage": new.size}},

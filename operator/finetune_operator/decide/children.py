@@ -1,15 +1,15 @@
 """Which children to make, what stands in their way, and which of them are in the way of others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from finetune_operator.api.status import FineTuneJobStatus
-from finetune_operator.build.manifest import Manifest
+from finetune_operator.build import Manifest, Wanted
 from finetune_operator.causes import Trouble
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Look
 from finetune_operator.names import Annotation, ConditionReason
 from finetune_operator.observe import Observed
-from finetune_operator.store import ObjectKey, object_key
+from finetune_operator.store import ObjectKey
 from finetune_operator.workloads import Child, JobSeen, JobState
 
 # Kinds that follow the plan when it changes. A Job cannot be changed, and a claim keeps what is on it.
@@ -27,24 +27,26 @@ _WATCHED_REASONS = frozenset(
 _LOOK_AGAIN_SECONDS_AT_MOST = 300.0
 
 
-def due(wanted: Sequence[Manifest], observed: Observed) -> tuple[Manifest, ...]:
+def due(wanted: Iterable[Wanted], observed: Observed) -> tuple[Manifest, ...]:
     """Return what is missing, and what differs from the plan and can be changed."""
-    return tuple(manifest for manifest in wanted if _is_due(manifest, observed.children.get(object_key(manifest))))
+    manifests = (_manifest_if_due(item, observed.children.get(item.key)) for item in wanted)
+    return tuple(manifest for manifest in manifests if manifest is not None)
 
 
-def _is_due(manifest: Manifest, child: Child | None) -> bool:
+def _manifest_if_due(item: Wanted, child: Child | None) -> Manifest | None:
     if child is None:
-        return True
-    if child.deleting or manifest["kind"] not in _CHANGEABLE_KINDS:
-        return False
-    return bool(child.digest != manifest["metadata"]["annotations"][Annotation.MANIFEST_DIGEST])
+        return item.build()
+    if child.deleting or item.key.kind not in _CHANGEABLE_KINDS:
+        return None
+    manifest = item.build()
+    return manifest if child.digest != manifest["metadata"]["annotations"][Annotation.MANIFEST_DIGEST] else None
 
 
-def obstacle(wanted: Sequence[Manifest], observed: Observed) -> Trouble | None:
+def obstacle(wanted: Iterable[Wanted], observed: Observed) -> Trouble | None:
     """Return why an object cannot be made: the API server refused it, or somebody else's has its name."""
     if observed.obstacle is not None:
         return observed.obstacle
-    foreign = observed.foreign(object_key(manifest) for manifest in wanted)
+    foreign = observed.foreign(item.key for item in wanted)
     if foreign is None:
         return None
     return _former_child(foreign.key) if foreign.former else name_taken(foreign.key)
@@ -84,9 +86,9 @@ def former_pods(observed: Observed, attempt: int) -> Trouble | None:
     )
 
 
-def former_gangs(observed: Observed, wanted: Sequence[Manifest]) -> tuple[Child, ...]:
-    """Return the training Jobs and the Services of every attempt but the one whose manifests these are."""
-    own = {object_key(manifest) for manifest in wanted}
+def former_gangs(observed: Observed, wanted: Iterable[Wanted]) -> tuple[Child, ...]:
+    """Return the training Jobs and the Services of every attempt but the one whose objects these are."""
+    own = {item.key for item in wanted}
     jobs = [job.child for gang in observed.gangs.values() for job in gang if job.child.key not in own]
     services = [
         child for key, child in observed.children.items() if key.kind == "Service" and child.ours and key not in own

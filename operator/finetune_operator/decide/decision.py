@@ -1,12 +1,11 @@
 """What goes into a decision, and what comes out of it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.api.spec import RunPolicy
 from finetune_operator.api.status import FineTuneJobStatus
-from finetune_operator.build import build_gang
-from finetune_operator.build.manifest import Manifest
+from finetune_operator.build import Manifest
 from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan
 from finetune_operator.progress import Heard
@@ -37,13 +36,6 @@ class Look:
     timing: Timing
     heard: Heard | None
     """What rank 0 of the attempt under way said; None when it was not asked in this round."""
-    _gangs: dict[int, list[Manifest]] = field(default_factory=dict, compare=False, repr=False)
-
-    def gang(self, attempt: int) -> list[Manifest]:
-        """Return the objects of an attempt; they are built once, because that is half the work of a look."""
-        if attempt not in self._gangs:
-            self._gangs[attempt] = build_gang(self.plan, attempt)
-        return self._gangs[attempt]
 
     @property
     def now(self) -> datetime:

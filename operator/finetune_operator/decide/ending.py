@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.build.manifest import Manifest
+from finetune_operator.build import Wanted, wanted
 from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import under_way, verdict_on_attempt
@@ -15,7 +15,6 @@ from finetune_operator.decide.failures import cause_of_failure, has_failure, roo
 from finetune_operator.names import ConditionReason
 from finetune_operator.observe import Observed
 from finetune_operator.progress import with_report
-from finetune_operator.store import object_key
 from finetune_operator.workloads import JobSeen, JobState
 from finetune_trainer.contract.termination import TerminationMessage
 
@@ -38,7 +37,7 @@ def end_of_attempt(look: Look, status: FineTuneJobStatus) -> Decision | None:
         return None
     if has_failure(gang):
         return _failed(look, status, gang)
-    workloads = workloads_of(look.gang(attempt.number))
+    workloads = wanted.workloads(look.plan, attempt.number)
     if trouble := _vanished(workloads, gang, look.observed, status) or _stalled(look, status):
         return break_off(look, status, trouble)
     if len(gang) < len(workloads) or any(job.state is not JobState.SUCCEEDED for job in gang):
@@ -81,9 +80,7 @@ def _succeeded(look: Look, status: FineTuneJobStatus, gang: Gang) -> Decision:
     return Decision(tell_of_it(status, look.moment, report), delete=children.holding_nodes(look.observed))
 
 
-def _vanished(
-    workloads: Sequence[Manifest], gang: Gang, observed: Observed, status: FineTuneJobStatus
-) -> Trouble | None:
+def _vanished(workloads: Sequence[Wanted], gang: Gang, observed: Observed, status: FineTuneJobStatus) -> Trouble | None:
     """Tell of a part of a gang that somebody deleted after all of it had run.
 
     Before that nothing is lost and it is made again; afterwards the others wait for it in vain.
@@ -91,9 +88,9 @@ def _vanished(
     if tell.answer(status, ConditionType.RUNNING) is not ConditionStatus.TRUE:
         return None
     for workload in workloads:
-        child = observed.children.get(object_key(workload))
+        child = observed.children.get(workload.key)
         if child is None or child.deleting:
-            name = f"{workload['kind']} {workload['metadata']['name']}"
+            name = f"{workload.key.kind} {workload.key.name}"
             return Trouble(ConditionReason.TRAIN_JOB_DELETED, f"{name} was deleted while it trained.")
     for job in gang:
         if job.state is JobState.ACTIVE and len(job.pods) < job.num_pods:
@@ -145,8 +142,3 @@ def _newest_gang(look: Look, status: FineTuneJobStatus) -> Gang:
 def _last_word(gang: Gang) -> TerminationMessage | None:
     """Return what rank 0 said at its end: the leader's Job comes first, and rank 0 is its first pod."""
     return gang[0].pods[0].termination if gang and gang[0].pods else None
-
-
-def workloads_of(gang: Sequence[Manifest]) -> list[Manifest]:
-    """Return what makes the pods of a gang."""
-    return [manifest for manifest in gang if manifest["kind"] != "Service"]

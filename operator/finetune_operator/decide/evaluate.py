@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import FineTuneJobStatus
-from finetune_operator.build import build_claims, build_config_map, build_evaluate_job
+from finetune_operator.build import wanted
 from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
 from finetune_operator.decide.decision import Decision, Look
@@ -34,7 +34,7 @@ def _evaluate(look: Look, status: FineTuneJobStatus) -> Decision:
     plan, job = look.plan, look.observed.evaluate
     stage = OnePodStage(
         job=job,
-        wanted=(*build_claims(plan), build_config_map(plan), build_evaluate_job(plan)),
+        wanted=(*wanted.shared_by_stages(plan), wanted.evaluate_job(plan)),
         doing="Evaluating",
         failures=status.evaluate_failures,
         tell_of_it=tell.evaluating,

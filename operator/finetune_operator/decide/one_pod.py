@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import Failure, FineTuneJobStatus, Phase
-from finetune_operator.build.manifest import Manifest
+from finetune_operator.build import Wanted
 from finetune_operator.causes import Trouble
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import earliest_retry, verdict_on_one_pod
@@ -20,7 +20,7 @@ class OnePodStage:
     """What tells one such stage from another."""
 
     job: JobSeen | None
-    wanted: tuple[Manifest, ...]
+    wanted: tuple[Wanted, ...]
     """Its Job, and what that needs."""
     doing: str
     """What it does, as the beginning of a sentence."""

@@ -2,7 +2,7 @@
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import FineTuneJobStatus
-from finetune_operator.build import build_claims, build_config_map, build_prepare_job
+from finetune_operator.build import wanted
 from finetune_operator.causes import Trouble
 from finetune_operator.decide.decision import Decision, Look
 from finetune_operator.decide.one_pod import OnePodStage, run_one_pod
@@ -16,7 +16,7 @@ def prepare(look: Look, status: FineTuneJobStatus) -> Decision:
     plan = look.plan
     stage = OnePodStage(
         job=look.observed.prepare,
-        wanted=(*build_claims(plan), build_config_map(plan), build_prepare_job(plan)),
+        wanted=(*wanted.shared_by_stages(plan), wanted.prepare_job(plan)),
         doing="Preparing",
         failures=status.prepare_failures,
         tell_of_it=tell.preparing,

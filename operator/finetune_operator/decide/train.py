@@ -4,17 +4,15 @@ An attempt is told to have ended before anything of it is deleted, and nothing o
 pod of it is gone: two gangs would hold twice the GPUs and write to one directory.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
-from finetune_operator.build import build_claims, build_config_map
-from finetune_operator.build.manifest import Manifest
+from finetune_operator.build import wanted
 from finetune_operator.decide import children
 from finetune_operator.decide.attempts import earliest_start, next_number, under_way
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
-from finetune_operator.decide.ending import end_of_attempt, never_heard, with_last_word, workloads_of
+from finetune_operator.decide.ending import end_of_attempt, never_heard, with_last_word
 from finetune_operator.decide.questions import ask_again_after_seconds
 from finetune_operator.progress import with_report
 from finetune_operator.workloads import JobState
@@ -37,16 +35,15 @@ def train(look: Look, status: FineTuneJobStatus) -> Decision:
     attempt = under_way(status)
     if attempt is None:
         return _begin(look, status)
-    return _keep_up(look, status, attempt.number, look.gang(attempt.number))
+    return _keep_up(look, status, attempt.number)
 
 
 def _begin(look: Look, status: FineTuneJobStatus) -> Decision:
     """Make the next attempt's gang, as soon as nothing is left of the others and the delay is over."""
     number = next_number(status)
-    gang = look.gang(number)
     # A gang of this number was made before the operator was stopped, and it could not tell so any more.
     if number not in look.observed.gangs:
-        former = children.former_gangs(look.observed, gang)
+        former = children.former_gangs(look.observed, wanted.gang(look.plan, number))
         pods = children.former_pods(look.observed, number)
         if former or pods:
             if pods is not None and not _is_restarting(status):
@@ -59,18 +56,18 @@ def _begin(look: Look, status: FineTuneJobStatus) -> Decision:
         if look.observed.lacking is not None:
             status = tell.waiting_to_start(status, look.moment, look.observed.lacking)
             return Decision(status, wake_after_seconds=LOOK_AGAIN_SECONDS)
-    return _keep_up(look, tell.attempt_begun(status, look.moment, number), number, gang)
+    return _keep_up(look, tell.attempt_begun(status, look.moment, number), number)
 
 
-def _keep_up(look: Look, status: FineTuneJobStatus, number: int, wanted_gang: Sequence[Manifest]) -> Decision:
+def _keep_up(look: Look, status: FineTuneJobStatus, number: int) -> Decision:
     """Make what is missing of an attempt, and tell how far it is."""
     plan, observed, moment = look.plan, look.observed, look.moment
-    wanted = [*build_claims(plan), build_config_map(plan), *wanted_gang]
+    objects = [*wanted.shared_by_stages(plan), *wanted.gang(plan, number)]
     gang = observed.gangs.get(number, ())
-    whole = len(gang) == len(workloads_of(wanted_gang))
-    obstacle = observed.lacking or children.obstacle(wanted, observed)
+    whole = len(gang) == len(wanted.workloads(plan, number))
+    obstacle = observed.lacking or children.obstacle(objects, observed)
     obstacle = obstacle or (None if whole else children.former_pods(observed, number))
-    apply = children.due(wanted, observed) if obstacle is None else ()
+    apply = children.due(objects, observed) if obstacle is None else ()
     if whole and all(job.running or job.state is JobState.SUCCEEDED for job in gang):
         status = _running(look, status)
         return Decision(

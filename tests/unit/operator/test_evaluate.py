@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_operator.build import build_evaluate_job
+from finetune_operator.build.evaluate import build_evaluate_job
 from tests.factories import make_job_plan
 from tests.unit.operator import kubernetes_objects as objects
 from tests.unit.operator.world import EVALUATE, TRAIN, TWO_NODES, Body, World

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.build import build_workloads
+from finetune_operator.build.pytorch_job import build_pytorch_job
 from finetune_operator.observe import JobSeen, JobState, observe, questions
 from finetune_operator.store import ObjectKey
 from tests.factories import UID, make_job_plan
@@ -19,7 +19,7 @@ MASTER, WORKER = "calls-a1-master-0", "calls-a1-worker-0"
 def gang(*conditions: str, **pods: Body) -> list[Body]:
     """A PyTorchJob of two nodes with these conditions, and its pods with these statuses."""
     spec = {"compute": {"backend": "PyTorchJob", "nodes": 2}}
-    (job,) = build_workloads(make_job_plan(spec), attempt=1)
+    job = build_pytorch_job(make_job_plan(spec), attempt=1)
     job["metadata"] |= {"uid": GANG_UID, "creationTimestamp": objects.CREATED}
     job["status"] = {"conditions": [{"type": kind, "status": "True", "message": f"{kind}."} for kind in conditions]}
     return [job, *(pod(f"calls-a1-{role}-0", status) for role, status in pods.items())]

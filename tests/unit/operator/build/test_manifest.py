@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from finetune_operator.build import build_all, build_claims, build_config_map
+from finetune_operator.build import build_all, wanted
+from finetune_operator.build.config import build_config_map
 from finetune_operator.build.manifest import manifests_text
 from finetune_trainer.contract.job import parse_job
 from tests.factories import SETTINGS, UID, make_job_plan
@@ -73,7 +74,7 @@ def test_the_trainer_reads_from_the_config_map_what_the_user_wrote() -> None:
 
 
 def test_a_claim_without_a_class_leaves_the_choice_to_the_cluster() -> None:
-    shared, network = build_claims(make_job_plan(SPEC))
+    shared, network, *_ = build_all(make_job_plan(SPEC), attempt=1)
     assert shared["spec"]["storageClassName"] == "shared-fs"
     assert "storageClassName" not in network["spec"]
     assert network["spec"]["resources"] == {"requests": {"storage": "1Gi"}}
@@ -81,7 +82,16 @@ def test_a_claim_without_a_class_leaves_the_choice_to_the_cluster() -> None:
 
 def test_existing_claims_are_not_made() -> None:
     storage = {"shared": {"claimName": "models", "size": None, "storageClassName": None}}
-    assert build_claims(make_job_plan({"storage": storage})) == []
+    kinds = [kind for kind, _ in map(key, build_all(make_job_plan({"storage": storage}), attempt=1))]
+    assert kinds == ["ConfigMap", "Job", "Service", "Job"]
+
+
+def test_an_object_is_looked_for_by_the_name_under_which_it_is_made() -> None:
+    for backend in ("Job", "PyTorchJob"):
+        plan = make_job_plan(SPEC | {"compute": {"nodes": 2, "backend": backend}}, name="a" * 63)
+        objects = [*wanted.shared_by_stages(plan), wanted.prepare_job(plan), *wanted.gang(plan, 12)]
+        for item in (*objects, wanted.evaluate_job(plan)):
+            assert key(item.build()) == item.key
 
 
 def test_manifests_as_text_are_the_same_manifests() -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.build import build_prepare_job, build_train_jobs
+from finetune_operator.build.prepare import build_prepare_job
 from finetune_operator.settings import Settings
 from tests.factories import SETTINGS, make_job_plan
-from tests.unit.operator.build.views import container_of, environment_of, pod_of
+from tests.unit.operator.build.views import container_of, environment_of, pod_of, train_jobs_of
 
 DISK = {"network": {"size": "1Gi"}}
 AFFINITY: dict[str, Any] = {
@@ -53,7 +53,7 @@ JOBS: dict[str, dict[str, Any]] = {
 def pods_of(spec: dict[str, Any], settings: Settings = SETTINGS) -> list[dict[str, Any]]:
     """The pod specs of every Job that is made for a job."""
     plan = make_job_plan(spec, settings=settings)
-    return [pod_of(job) for job in (build_prepare_job(plan), *build_train_jobs(plan, attempt=1))]
+    return [pod_of(job) for job in (build_prepare_job(plan), *train_jobs_of(plan, attempt=1))]
 
 
 @pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS.keys())

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.build import build_gang, build_workloads
 from tests.factories import make_job_plan
-from tests.unit.operator.build.views import claims_of, container_of, environment_of, pod_of
+from tests.unit.operator.build.views import claims_of, container_of, environment_of, pod_of, train_jobs_of
 
 DISK = {"network": {"size": "1Gi"}}
 
@@ -26,7 +25,7 @@ GANGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 
 
 def replica_specs(spec: dict[str, Any]) -> dict[str, Any]:
-    (job,) = build_gang(make_job_plan(spec), attempt=2)
+    (job,) = train_jobs_of(make_job_plan(spec), attempt=2)
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
     specs = job["spec"]["pytorchReplicaSpecs"]
     assert isinstance(specs, dict)
@@ -39,7 +38,7 @@ def test_a_gang_is_one_pytorch_job(spec: dict[str, Any], replicas: dict[str, int
 
 
 def test_a_pod_that_ends_is_never_started_again_by_the_training_operator() -> None:
-    (job,) = build_gang(make_job_plan(of_shape(2)), attempt=1)
+    (job,) = train_jobs_of(make_job_plan(of_shape(2)), attempt=1)
     assert job["spec"]["runPolicy"] == {"backoffLimit": 0, "cleanPodPolicy": "Running"}
     for replicas in job["spec"]["pytorchReplicaSpecs"].values():
         assert replicas["restartPolicy"] == "Never"
@@ -48,7 +47,7 @@ def test_a_pod_that_ends_is_never_started_again_by_the_training_operator() -> No
 
 
 def test_the_number_of_processes_of_a_node_is_a_string() -> None:
-    (job,) = build_gang(make_job_plan(of_shape(2, gpusPerNode=8)), attempt=1)
+    (job,) = train_jobs_of(make_job_plan(of_shape(2, gpusPerNode=8)), attempt=1)
     assert job["spec"]["nprocPerNode"] == "8"
 
 
@@ -79,7 +78,7 @@ def test_only_the_master_mounts_a_disk_that_goes_to_one_node() -> None:
 def test_the_pods_are_those_of_the_indexed_jobs_but_for_how_they_find_each_other() -> None:
     storage = {"storage": DISK}
     compute = {"nodes": 3, "gpusPerNode": 8, "nodeSelector": {"gpu": "h100"}}
-    leader, worker = build_workloads(make_job_plan({"compute": compute, **storage}), attempt=2)
+    leader, worker = train_jobs_of(make_job_plan({"compute": compute, **storage}), attempt=2)
     specs = replica_specs({"compute": compute | {"backend": "PyTorchJob"}, **storage})
     for job, replicas in ((leader, specs["Master"]), (worker, specs["Worker"])):
         template = replicas["template"]

@@ -2,6 +2,14 @@
 
 from typing import Any
 
+from finetune_operator.build import Manifest, wanted
+from finetune_operator.plan import Plan
+
+
+def train_jobs_of(plan: Plan, attempt: int) -> list[Manifest]:
+    """What makes the pods of an attempt, that of rank 0 first."""
+    return [item.build() for item in wanted.workloads(plan, attempt)]
+
 
 def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     """The spec of a Job's pods."""
