@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator import causes, names, pod_status
+from finetune_operator import causes, names
 from finetune_operator.back_ends import WORKLOAD_KINDS, num_pods
 from finetune_operator.causes import Trouble
 from finetune_operator.names import Label, Stage
@@ -86,7 +86,7 @@ def observe(
         obstacle: why the API server refused an object in this round.
     """
     children = sorted(children, key=object_key)
-    pods = [body for body in children if body["kind"] == "Pod"]
+    pods = [(body, see_pod(body, warnings, now)) for body in children if body["kind"] == "Pod"]
     seen = {object_key(body): _child(body, job_uid) for body in children}
     one_pod_jobs: dict[str | None, JobSeen] = {}
     gangs: dict[int, tuple[JobSeen, ...]] = {}
@@ -94,7 +94,7 @@ def observe(
         child = seen[object_key(body)]
         if body["kind"] not in WORKLOAD_KINDS or not child.ours:
             continue
-        job = see_job(body, child, [pod for pod in pods if owner_uid(pod) == child.uid], warnings, now)
+        job = see_job(body, child, [pod for pod_body, pod in pods if owner_uid(pod_body) == child.uid], warnings)
         if label(body, Label.STAGE) == Stage.TRAIN:
             attempt = int(label(body, Label.ATTEMPT) or 0)
             gangs[attempt] = (*gangs.get(attempt, ()), job)
@@ -109,9 +109,7 @@ def observe(
         claims_pending=any(causes.is_pending_claim(body) for body in children),
         obstacle=obstacle,
         training_pods=tuple(
-            see_pod(pod, owner_uid(pod) or "", warnings, now)
-            for pod in pods
-            if label(pod, Label.STAGE) == Stage.TRAIN and not pod_status.has_ended(pod)
+            pod for pod_body, pod in pods if label(pod_body, Label.STAGE) == Stage.TRAIN and not pod.ended
         ),
     )
 

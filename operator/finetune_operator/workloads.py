@@ -132,18 +132,16 @@ def first_failure(jobs: Sequence[JobSeen]) -> PodSeen | None:
     return min(failed, key=lambda pod: (pod.failed_by_another, pod.ended_at or "9999", pod.name), default=None)
 
 
-def see_job(body: Body, child: Child, pods: Sequence[Body], warnings: WarningsByObject, now: datetime) -> JobSeen:
+def see_job(body: Body, child: Child, pods: Sequence[PodSeen], warnings: WarningsByObject) -> JobSeen:
     """Return what a Job or a PyTorchJob and its pods are.
 
     Args:
         body: the Job or PyTorchJob.
         child: the same, as a child of the FineTuneJob.
-        pods: the pods that it owns.
+        pods: the pods that it owns, by name.
         warnings: Events of type Warning, by the object that they are about.
-        now: the time.
     """
-    seen = [see_pod(pod, child.uid, warnings, now) for pod in sorted(pods, key=object_key)]
-    seen = [pod for pod in seen if not _is_of_former_run(pod, body)]
+    seen = [pod for pod in pods if not _is_of_former_run(pod, body)]
     state = _state_by_its_pods(body, seen)
     suspended = state is JobState.ACTIVE and is_suspended(body)
     own_trouble = None
@@ -164,12 +162,11 @@ def see_job(body: Body, child: Child, pods: Sequence[Body], warnings: WarningsBy
     )
 
 
-def see_pod(pod: Body, job_uid: str, warnings: WarningsByObject, now: datetime) -> PodSeen:
+def see_pod(pod: Body, warnings: WarningsByObject, now: datetime) -> PodSeen:
     """Return what a pod is, looked at by itself.
 
     Args:
         pod: the pod.
-        job_uid: uid of the Job that is to own it.
         warnings: Events of type Warning, by the object that they are about.
         now: the time.
     """
@@ -178,7 +175,7 @@ def see_pod(pod: Body, job_uid: str, warnings: WarningsByObject, now: datetime) 
     if waits is not None and waits.reason == ConditionReason.UNSCHEDULABLE and age(pod, now) < _ORDINARY_SCHEDULING:
         waits = None
     return PodSeen(
-        child=see_child(pod, ours=owner_uid(pod) == job_uid, former=False),
+        child=see_child(pod, ours=owner_uid(pod) is not None, former=False),
         attempt=int(label(pod, Label.ATTEMPT) or 0),
         node=pod.get("spec", {}).get("nodeName"),
         ip=pod.get("status", {}).get("podIP"),
