@@ -107,6 +107,12 @@ def make_plan(shape: ModelShape, spec: TrainerSpec, num_sequences: int, gpu_memo
         notes.append(
             f"warm-up is {steps.warmup_steps} steps, half of the run, instead of {spec.training.schedule.warmup_steps}"
         )
+    profile = spec.training.profile
+    if profile is not None and profile.first_step > steps.total_steps:
+        notes.append(
+            f"nothing is profiled: the run has {steps.total_steps} steps, training.profile.firstStep is "
+            f"{profile.first_step}"
+        )
     on_gpu = spec.compute.device is Device.GPU
     sharding = resolve_sharding(shape, spec, gpu_memory_bytes)
     if on_gpu and gpu_memory_bytes is None and spec.compute.sharding is Sharding.AUTO and spec.compute.world_size > 1:

@@ -24,7 +24,8 @@ from finetune_trainer.exporter import start_exporter
 from finetune_trainer.flops import peak_flops, training_flops
 from finetune_trainer.gang import Node, Place, StopVote, broadcast, sum_over_gang
 from finetune_trainer.metrics import StepRecord
-from finetune_trainer.reporting import open_reporter
+from finetune_trainer.profiling import PROFILE_DIRECTORY, StepProfiler
+from finetune_trainer.reporting import Reporter, open_reporter
 from finetune_trainer.state import TrainingState
 from finetune_trainer.trainable import TrainableModel, build_trainable, length_multiple
 
@@ -55,14 +56,17 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
         for line in (*state.resumed_from.damages, describe_start(state)):
             reporter.say(line)
         run = Run(state, model, shape, data, checkpoints, StopVote(node.stop.is_made), StepClock(place.device))
+        profiler = open_profiler(state, reporter)
         node.stop.training_begins()
         for step in range(state.progress.step, prepared.total_steps):
+            profiler.before_step(step + 1)
             done = train_step(run, step)
             if done is None:
                 leave_checkpoint(run)
             record = done.record
             reporter.record_step(record)
             reporter.record_times(done.times_before)
+            profiler.after_step(record.step)
             checkpoints.tell()
             if record.step % job.spec.checkpoint.every_steps == 0 or record.step == prepared.total_steps:
                 with run.clock.checkpoint_between_steps():
@@ -72,6 +76,12 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
         report = save_result(state)
         reporter.finish(report)
     return report
+
+
+def open_profiler(state: TrainingState, reporter: Reporter) -> StepProfiler:
+    """Return what traces the steps that the job asks for: in rank 0 only, whose network disk is always there."""
+    wanted = state.job.spec.training.profile if state.place.rank == 0 else None
+    return StepProfiler(wanted, state.paths.logs / PROFILE_DIRECTORY, reporter.say)
 
 
 def read_prepared(job: TrainerJob, paths: JobPaths, place: Place) -> PreparedReport:

@@ -37,7 +37,14 @@ from finetune_trainer.storage import storage_errors
 
 # What may differ between a run and the one whose checkpoint it goes on from: none of it changes what a step computes.
 # batchSize and gradientAccumulation are held through the global batch.
-FREE_SETTINGS = {"batch_size", "gradient_accumulation", "activation_checkpointing", "kernels", "log_every_steps"}
+FREE_SETTINGS = {
+    "batch_size",
+    "gradient_accumulation",
+    "activation_checkpointing",
+    "kernels",
+    "profile",
+    "log_every_steps",
+}
 
 
 class TrainingState:

@@ -188,6 +188,12 @@ def test_what_was_decided_for_the_user_is_noted() -> None:
     )
 
 
+def test_a_profile_of_steps_that_the_run_does_not_have_is_noted() -> None:
+    notes = make_plan(SHAPE_8B, spec(training={"profile": {"firstStep": 10}}), 1025, 80 * GIB).notes
+    assert "nothing is profiled: the run has 9 steps, training.profile.firstStep is 10" in notes
+    assert not make_plan(SHAPE_8B, spec(training={"profile": {"firstStep": 9}}), 1025, 80 * GIB).notes[1:]
+
+
 KERNELS: dict[str, tuple[dict[str, dict[str, Any]], Sharding, Kernels]] = {
     "plain where nothing was said": ({}, Sharding.REPLICATE, Kernels.PLAIN),
     "auto: bf16 on GPUs that hold all of it is fused": (

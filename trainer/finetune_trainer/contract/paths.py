@@ -13,6 +13,7 @@
     merged/                                       base and adapter as one model, where it was asked for
 <network>/<namespace>/<name>/<uid>/               log files; under the job's own directory without a network disk
     training.log  metrics.jsonl  wandb/
+    profile/steps-<first>-<last>.json.gz          a trace of some steps, where it was asked for
 """
 
 from dataclasses import dataclass

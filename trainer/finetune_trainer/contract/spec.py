@@ -210,6 +210,15 @@ class Schedule(SpecModel):
     )
 
 
+class Profile(SpecModel):
+    """A trace of some steps, for a person who asks where their time goes."""
+
+    first_step: int = Field(
+        default=10, ge=1, le=10_000_000, description="The first step that is traced, counted from 1."
+    )
+    steps: int = Field(default=2, ge=1, le=20, description="Steps that are traced, one after another.")
+
+
 class Training(SpecModel):
     """The training loop."""
 
@@ -250,6 +259,11 @@ class Training(SpecModel):
     schedule: Schedule = Field(default=Schedule(), description="Linear warm-up, then a cosine to zero.")
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of the adapter's weights, the order of the data and dropout."
+    )
+    profile: Profile | None = Field(
+        default=None,
+        description="Trace some steps of the process of rank 0, its kernels and its collective operations, into "
+        "profile/ beside training.log, as a Chrome trace. The training stands still while the trace is written.",
     )
     log_every_steps: int = Field(
         default=10, ge=1, le=1_000_000, description="A line in training.log each so many steps."
