@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from finetune_operator.quantity import QUANTITY_PATTERN
+
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "finetune-operator"
 NAMESPACE = "finetune-system"
@@ -116,7 +118,7 @@ def _type_of(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_type_of(schema['items'])}"
     if schema.get("x-kubernetes-int-or-string"):
-        return "quantity"
+        return "quantity" if schema.get("pattern") == QUANTITY_PATTERN else "amount"
     if isinstance(schema.get("additionalProperties"), Mapping):
         return f"map of {_type_of(schema['additionalProperties'])}"
     bounds = [

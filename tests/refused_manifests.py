@@ -38,6 +38,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "spec.datasets[0].huggingFace.subset",
     ),
     "no samples at all": ({"datasets": [HERMES | {"maxSamples": 0}]}, "spec.datasets[0].maxSamples"),
+    # budget
+    "a budget of nothing": ({"runPolicy": {"budget": 0}}, "spec.runPolicy.budget"),
+    "a budget below nothing": ({"runPolicy": {"budget": -5}}, "spec.runPolicy.budget"),
+    "a budget with its currency": ({"runPolicy": {"budget": "250 EUR"}}, "spec.runPolicy.budget"),
+    "a budget of thousandths": ({"runPolicy": {"budget": "99.505"}}, "spec.runPolicy.budget"),
     # recipe
     "rank zero": ({"lora": {"rank": 0}}, "spec.lora.rank"),
     "dropout of everything": ({"lora": {"dropout": 1}}, "spec.lora.dropout"),

@@ -16,7 +16,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.names import Annotation
 from finetune_operator.observe import belongs_to
 from finetune_operator.progress import Heard
-from finetune_operator.resources import BY_KIND, EVENTS, FINE_TUNE_JOB_STATUS, FINE_TUNE_JOBS, Resource
+from finetune_operator.resources import BY_KIND, EVENTS, FINE_TUNE_JOB_STATUS, FINE_TUNE_JOBS, NODES, Resource
 from finetune_operator.store import Body, JobKey, ObjectKey
 from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import ProgressReport
@@ -109,6 +109,20 @@ class Cluster:
             if error.status == 404:
                 return None
             raise
+
+    async def node_labels(self, name: str) -> Mapping[str, str]:
+        """Return the labels of a node; none when it is gone.
+
+        Raises:
+            ApiError: the API server refused, or did not answer.
+        """
+        try:
+            node = await self._connection.request("get", NODES, None, name)
+        except ApiError as error:
+            if error.status == 404:
+                return {}
+            raise
+        return dict(node["metadata"].get("labels") or {})
 
     async def apply(self, manifest: Mapping[str, Any], job_uid: str) -> Body:
         """Make an object what its manifest says, and return it.

@@ -52,6 +52,13 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        self.cost = Counter(
+            "finetune_operator_cost_total",
+            "What jobs have cost by what became of it, added when it is charged: starting, productive, lost, storage. "
+            "Steps that a damaged checkpoint took away again count as productive and as lost.",
+            ("kind", "currency"),
+            registry=self.registry,
+        )
         self.ready = Gauge(
             "finetune_operator_ready", "1 when jobs are being worked on, 0 while starting.", registry=self.registry
         )

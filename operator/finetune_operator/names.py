@@ -214,3 +214,5 @@ class ConditionReason(StrEnum):
     # What the operator ends itself.
     STALLED = "Stalled"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    BUDGET_SPENT = "BudgetSpent"
+    PRICES_MISSING = "PricesMissing"

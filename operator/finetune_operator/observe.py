@@ -49,6 +49,8 @@ class Observed:
     """Whether a claim is not bound, for whatever reason: a usual one is that its first pod is yet to come."""
     lacking: Trouble | None = None
     """What the cluster lacks that trains: the kind of object that spec.compute.backend names."""
+    nodes: tuple[Mapping[str, str], ...] = ()
+    """Labels of the nodes of the newest gang, one entry for each pod, where they were asked for."""
     obstacle: Trouble | None = None
     """Why the API server would not make a child."""
     training_pods: tuple[PodSeen, ...] = ()

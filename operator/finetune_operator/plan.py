@@ -13,6 +13,7 @@ from finetune_operator.api.spec import AccessMode, Backend, Reclaim, SharedStora
 from finetune_operator.api.status import ConditionStatus, ConditionType
 from finetune_operator.errors import InvalidJob
 from finetune_operator.names import RoleName
+from finetune_operator.pricing import Pricing
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import paths
 from finetune_trainer.contract.spec import Device
@@ -81,6 +82,8 @@ class Plan:
     hub_endpoint: str | None
     prepare_cpu: str
     prepare_memory: str
+    pricing: Pricing | None
+    """What GPUs and storage cost; None where nobody named prices."""
     reasons: tuple[str, ...]
     """What was decided on the user's behalf, and why, a sentence each."""
 
@@ -99,6 +102,11 @@ class Plan:
         """The base model as the user named it: a repository, or a path on the shared filesystem."""
         source = self.job.spec.model
         return source.hugging_face.repository if source.hugging_face is not None else str(source.path)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the whole gang; its processes where it trains on processors."""
+        return self.num_nodes * self.num_processes_per_node
 
     @property
     def queue_labels(self) -> dict[str, str]:
@@ -152,6 +160,7 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
         hub_endpoint=settings.hub_endpoint,
         prepare_cpu=settings.prepare_cpu,
         prepare_memory=settings.prepare_memory,
+        pricing=settings.pricing,
         reasons=(role_reason, *_reasons(job, settings, disks)),
     )
 

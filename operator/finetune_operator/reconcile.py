@@ -4,7 +4,7 @@ Looking twice changes nothing, and while nothing changes, nothing is written.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,8 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble, is_pending_claim
 from finetune_operator.cluster import Cluster
+from finetune_operator.cost import attempt_to_price
+from finetune_operator.cost import growth_between as cost_growth
 from finetune_operator.decide import Decision, Timing, ask_again_after_seconds, decide, name_taken, refuse
 from finetune_operator.errors import ApiError, ForeignObject, InvalidJob
 from finetune_operator.events import events_between
@@ -103,6 +105,7 @@ class Reconciler:
                 raise
             return refuse(status, error.problems, moment)
         observed = await self._observe(key, plan, moment.now, obstacle)
+        observed = replace(observed, nodes=await self._see_nodes(plan, observed))
         heard = await self._listen(key, plan, observed, moment.now)
         return decide(plan, observed, moment.now, self._timing, heard)
 
@@ -147,6 +150,28 @@ class Reconciler:
             if not error.is_refusal:
                 raise
             return Trouble(ConditionReason.REFUSED, f"{error} It is tried again by itself.")
+
+    async def _see_nodes(self, plan: Plan, observed: Observed) -> tuple[Mapping[str, str], ...]:
+        """Read the labels of the nodes on which a gang has come to run, where the price of a GPU differs by them.
+
+        A price is settled once for an attempt, so a node is read once for each pod of it.
+        """
+        gang = observed.gangs.get(attempt_to_price(plan) or 0, ())
+        if not gang or not all(job.running for job in gang):
+            return ()
+        nodes = [pod.node for job in gang for pod in job.pods if pod.node is not None]
+        try:
+            return tuple([await self._cluster.node_labels(node) for node in nodes])
+        except ApiError as error:
+            if not error.is_refusal:
+                raise
+            logger.warning(
+                "%s The price of a GPU-hour follows from the job's nodeSelector instead. The chart grants it with "
+                "pricing.gpuHour.byNodeLabel.",
+                error,
+                extra={"namespace": plan.namespace, "job": plan.name},
+            )
+            return ()
 
     async def _listen(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Heard | None:
         """Ask rank 0 how far it is, when the gang runs and it was not asked just now."""
@@ -212,6 +237,10 @@ class Reconciler:
         """Count what a status tells that the one before it did not; so each is counted once, whoever looks again."""
         for kind, seconds in growth_between(before.accounting, after.accounting).items():
             self._metrics.gpu_seconds.labels(kind).inc(seconds)
+        if after.accounting is not None and (cost := after.accounting.cost) is not None:
+            known_cost = before.accounting.cost if before.accounting is not None else None
+            for kind, amount in cost_growth(known_cost, cost).items():
+                self._metrics.cost.labels(kind, cost.currency).inc(float(amount))
         known = {attempt.number for attempt in before.attempts if attempt.ended is not None}
         for attempt in after.attempts:
             if attempt.ended is not None and attempt.number not in known:

@@ -45,6 +45,8 @@ PODS = Resource("Pod", "", "v1", "pods", _READ | {"delete"})
 CLAIMS = Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", _MADE)
 SERVICES = Resource("Service", "", "v1", "services", _MADE | {"delete"})
 CONFIG_MAPS = Resource("ConfigMap", "", "v1", "configmaps", _MADE)
+# Not of a namespace, and asked for only where the price of a GPU differs by the label of its node.
+NODES = Resource("Node", "", "v1", "nodes", frozenset({"get"}))
 EVENTS = Resource("Event", "", "v1", "events", frozenset({"list", "create"}))
 
 # NB: pods are listed after the Jobs that own them, so that a Job is never newer than its pods.
@@ -62,4 +64,5 @@ RESOURCES = (FINE_TUNE_JOBS, FINE_TUNE_JOB_STATUS, *CHILDREN, *OPTIONAL_CHILDREN
 PERMISSIONS: Mapping[tuple[str, str], frozenset[str]] = {
     (resource.group, resource.rbac_name): resource.verbs for resource in RESOURCES
 }
+PERMISSIONS_FOR_NODE_PRICES: Mapping[tuple[str, str], frozenset[str]] = {(NODES.group, NODES.rbac_name): NODES.verbs}
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*CHILDREN, *OPTIONAL_CHILDREN)}

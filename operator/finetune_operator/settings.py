@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from finetune_operator.errors import InvalidSettings
+from finetune_operator.pricing import Pricing, parse_pricing
 from finetune_operator.quantity import QUANTITY_PATTERN
 
 Value = TypeVar("Value")
@@ -65,6 +66,8 @@ class Settings:
     """Port of the operator's own Prometheus metrics."""
     probe_port: int = 8081
     """Port of the liveness and readiness probes."""
+    pricing: Pricing | None = None
+    """What GPUs and storage cost. None: jobs tell of GPU-seconds and of no money."""
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.JSON
 
@@ -103,6 +106,7 @@ class Settings:
             ),
             metrics_port=reader.read("FINETUNE_METRICS_PORT", _port, cls.metrics_port),
             probe_port=reader.read("FINETUNE_PROBE_PORT", _port, cls.probe_port),
+            pricing=reader.read("FINETUNE_PRICING", _pricing, None),
             log_level=reader.read("FINETUNE_LOG_LEVEL", _member_of(LogLevel), cls.log_level),
             log_format=reader.read("FINETUNE_LOG_FORMAT", _member_of(LogFormat), cls.log_format),
         )
@@ -162,6 +166,10 @@ def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
         raise ValueError("must be an http:// or https:// address")
     return text.rstrip("/")
+
+
+def _pricing(text: str) -> Pricing | None:
+    return parse_pricing(text)
 
 
 def _quantity(text: str) -> str:

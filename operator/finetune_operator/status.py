@@ -151,39 +151,66 @@ def restarting(status: FineTuneJobStatus, moment: Moment, cause: Trouble, what_f
     return _told(attempt_ended(status, moment, cause), moment, Phase.RESTARTING, told.reason, conditions)
 
 
-def suspending(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
+@dataclass(frozen=True)
+class Suspension:
+    """Why a job is to leave its nodes, and what lets it go on."""
+
+    reason_while_leaving: ConditionReason
+    reason: ConditionReason
+    why: str
+    """A sentence."""
+    remedy: str
+    """What a person has to do, as the beginning of a sentence that ends with what follows."""
+
+
+SUSPENDED_BY_USER = Suspension(
+    reason_while_leaving=ConditionReason.SUSPENDING,
+    reason=ConditionReason.SUSPENDED,
+    why="spec.suspend was set to true.",
+    remedy="Set spec.suspend to false",
+)
+
+
+def suspending(status: FineTuneJobStatus, moment: Moment, suspension: Suspension) -> FineTuneJobStatus:
     """Tell that the job is being suspended; its clock stops."""
     told = Trouble(
-        ConditionReason.SUSPENDING,
-        "The pods were told to stop; those that train write a checkpoint first. Nodes and GPUs are free as soon as "
-        "they are gone.",
+        suspension.reason_while_leaving,
+        f"{suspension.why} The pods were told to stop; those that train write a checkpoint first. Nodes and GPUs are "
+        "free as soon as they are gone.",
     )
-    return _suspend(status, moment, Phase.SUSPENDING, _FALSE, told)
+    return _suspend(status, moment, Phase.SUSPENDING, (_FALSE, told), suspension)
 
 
-def suspended(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
+def suspended(status: FineTuneJobStatus, moment: Moment, suspension: Suspension) -> FineTuneJobStatus:
     """Tell that nothing of the job runs any more."""
     whence = f"from the checkpoint of step {status.checkpoint.step}" if status.checkpoint else "where it stopped"
     told = Trouble(
-        ConditionReason.SUSPENDED,
-        f"No pod of the job is left; claims and what is on them are kept. Set spec.suspend to false to go on {whence}.",
+        suspension.reason,
+        f"{suspension.why} No pod of the job is left; claims and what is on them are kept. {suspension.remedy} to go "
+        f"on {whence}.",
     )
-    return _suspend(status, moment, Phase.SUSPENDED, _TRUE, told)
+    return _suspend(status, moment, Phase.SUSPENDED, (_TRUE, told), suspension)
 
 
 def _suspend(
-    status: FineTuneJobStatus, moment: Moment, phase: Phase, is_suspended: ConditionStatus, told: Trouble
+    status: FineTuneJobStatus,
+    moment: Moment,
+    phase: Phase,
+    told: tuple[ConditionStatus, Trouble],
+    suspension: Suspension,
 ) -> FineTuneJobStatus:
-    ended = Trouble(ConditionReason.SUSPENDED, "spec.suspend was set to true.")
+    _, trouble = told
+    # However it was suspended, what follows is no restart: attempts know one reason for it.
+    ended = Trouble(ConditionReason.SUSPENDED, suspension.why)
     status = attempt_ended(status, moment, ended).model_copy(update={"start_time": None})
-    conditions = {ConditionType.SUSPENDED: (is_suspended, told)}
+    conditions = {ConditionType.SUSPENDED: told}
     if answer(status, ConditionType.PREPARED) is _FALSE:
-        conditions[ConditionType.PREPARED] = (_FALSE, told)
+        conditions[ConditionType.PREPARED] = (_FALSE, trouble)
     if status.has_trained:
-        conditions[ConditionType.EVALUATED] = (_FALSE, told)
+        conditions[ConditionType.EVALUATED] = (_FALSE, trouble)
     elif answer(status, ConditionType.RUNNING) is not None:
-        conditions[ConditionType.RUNNING] = (_FALSE, told)
-    return _told(status, moment, phase, told.reason, conditions)
+        conditions[ConditionType.RUNNING] = (_FALSE, trouble)
+    return _told(status, moment, phase, trouble.reason, conditions)
 
 
 def resumed(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
@@ -191,7 +218,9 @@ def resumed(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
     known = next((found for found in status.conditions if found.type is ConditionType.SUSPENDED), None)
     if known is None or known.reason == ConditionReason.RESUMED:
         return status
-    told = Trouble(ConditionReason.RESUMED, "spec.suspend is false: the job goes on.")
+    was_asked_for = known.reason in (ConditionReason.SUSPENDING, ConditionReason.SUSPENDED)
+    why = "spec.suspend is false" if was_asked_for else "The budget allows it"
+    told = Trouble(ConditionReason.RESUMED, f"{why}: the job goes on.")
     return _told(status, moment, Phase.PENDING, told.reason, {ConditionType.SUSPENDED: (_FALSE, told)})
 
 

@@ -40,6 +40,7 @@ SERIES = sorted(value for name, value in vars(series).items() if name.isupper() 
         "`spec.training.seed` | integer >= 0, <= 4,294,967,295 |",
         "`spec.compute.resources.limits` | map of quantity |",
         "`spec.storage.shared.size` | quantity |",
+        "`spec.runPolicy.budget` | amount |",
     ],
 )
 def test_the_bounds_of_a_field_are_told_as_they_are(bounds: str) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from finetune_operator import names
 from finetune_operator.api.placement import LABEL_KEY_PATTERN, Toleration
 from finetune_operator.api.spec import (
+    BUDGET_PATTERN,
     LIMIT_PATTERN,
     LIMIT_RULE,
     REQUEST_PATTERN,
@@ -25,6 +26,7 @@ from finetune_operator.api.spec import (
     FineTuneJobSpec,
     NetworkStorage,
     Resources,
+    RunPolicy,
     SharedStorage,
 )
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
@@ -142,6 +144,15 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     SharedStorage: STORAGE_RULES,
     NetworkStorage: STORAGE_RULES,
+    RunPolicy: (
+        Rule(
+            # NB: a schema's pattern is not asked about a whole number.
+            f"!has(self.budget) || (string(self.budget).matches({_quoted(BUDGET_PATTERN)}) && "
+            "string(self.budget).matches('[1-9]'))",
+            "is an amount above zero with two decimals at most, such as 250 or '99.50'",
+            ".budget",
+        ),
+    ),
     FineTuneJobSpec: (
         Rule(
             "!has(self.tracking) || !has(self.tracking.wandb) || self.tracking.wandb.mode != 'online' || "

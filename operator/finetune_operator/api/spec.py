@@ -53,6 +53,13 @@ Quantity = Annotated[
     BeforeValidator(_as_text),
 ]
 Size = Annotated[Quantity, AfterValidator(_above_zero)]
+BUDGET_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,2})?$"
+Budget = Annotated[
+    str,
+    Field(pattern=BUDGET_PATTERN, max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
+    BeforeValidator(_as_text),
+    AfterValidator(_above_zero),
+]
 
 
 class EnvironmentVariable(SpecModel):
@@ -268,6 +275,13 @@ class RunPolicy(SpecModel):
         le=86400,
         description="What a training pod that is told to stop gets to finish its step and to write a checkpoint. A "
         "change counts from the next attempt on.",
+    )
+    budget: Budget | None = Field(
+        default=None,
+        description="What the job may cost, in the currency of the operator's prices: `250`, or `'99.50'`. When "
+        "status.accounting.cost says that it is spent, the job is suspended after a checkpoint and its GPUs are free; "
+        "with a higher budget it goes on from there. What is written from then on until the last pod is gone is spent "
+        "besides. A model that is trained is evaluated all the same.",
     )
 
 

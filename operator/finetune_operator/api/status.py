@@ -1,6 +1,7 @@
 """What we tell: the status of a FineTuneJob."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -142,6 +143,32 @@ class Activity(StrEnum):
     NONE = "None"
 
 
+# Decimal numbers as text: a binary fraction would not be the amount that was charged, and Kubernetes' own API has none.
+# https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md#primitive-types
+Money = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]{1,6})?$", max_length=32)]
+
+
+class Cost(StatusModel):
+    """What the job has cost: the GPU-seconds of the training stage at their price, and its new claims."""
+
+    currency: str = Field(max_length=3, description="Currency of all amounts, as ISO 4217 names it.")
+    total: Money = Field(default="0", description="Sum of the four that follow.")
+    starting: Money = Field(default="0", description="For GPUs whose pods met and read the model.")
+    productive: Money = Field(default="0", description="For steps that count.")
+    lost: Money = Field(default="0", description="For steps that had to be done again, and from failures to new gangs.")
+    storage: Money = Field(
+        default="0", description="For the claims that the operator made for the job, from when it was accepted."
+    )
+    gpu_hour_price: Money | None = Field(
+        default=None, description="Price of a GPU-hour on the nodes of the newest attempt that ran, on average."
+    )
+    priced_attempt: int = Field(default=0, ge=0, description="The attempt that this price was settled for.")
+    storage_hour_price: Money | None = Field(default=None, description="Price of an hour of those claims.")
+    storage_since: str = Field(
+        json_schema_extra={"format": "date-time"}, description="Until when storage has been added up."
+    )
+
+
 class Accounting(StatusModel):
     """GPU-seconds of the training stage by what became of them; process-seconds where it trains on processors."""
 
@@ -165,6 +192,7 @@ class Accounting(StatusModel):
         json_schema_extra={"format": "date-time"},
         description="Until when the time has been added up; the rest is open.",
     )
+    cost: Cost | None = Field(default=None, description="The same in money, where the administrator named prices.")
 
 
 class Result(TrainedReport):

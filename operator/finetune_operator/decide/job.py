@@ -8,7 +8,9 @@ from finetune_operator import status as tell
 from finetune_operator.accounting import accounted
 from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.causes import Trouble
+from finetune_operator.cost import charged, prices_of
 from finetune_operator.decide import children
+from finetune_operator.decide.budget import spent_time, why_held_back
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look, Timing
 from finetune_operator.decide.ending import break_off, end_of_attempt
 from finetune_operator.decide.evaluate import evaluate
@@ -45,15 +47,22 @@ def decide(plan: Plan, observed: Observed, now: datetime, timing: Timing, heard:
     look = Look(plan, observed, Moment(now, plan.job.metadata.generation), timing, heard)
     decision = _after_the_end(look, told) if tell.is_finished(told) else _on_the_way(look, told)
     if not tell.is_finished(told):
-        num_gpus = plan.num_nodes * plan.num_processes_per_node
-        decision = replace(decision, status=accounted(told, decision.status, now, num_gpus))
+        status = accounted(told, decision.status, now, plan.num_gpus)
+        status = charged(told, status, prices_of(plan, observed.nodes), now)
+        decision = replace(decision, status=status).waking_at(spent_time(look, status), now)
     return replace(decision, force=children.abandoned_pods(look))
 
 
 def _on_the_way(look: Look, status: FineTuneJobStatus) -> Decision:
     status = tell.about(status, look.plan.model)
     if look.plan.job.spec.suspend:
-        return suspend(look, status)
+        return suspend(look, status, tell.SUSPENDED_BY_USER)
+    held_back = why_held_back(look, status)
+    if held_back is not None:
+        decision = suspend(look, status, held_back)
+        # A gang that has trained to the end just now frees its GPUs by itself, and what it trained is evaluated.
+        if not decision.status.has_trained:
+            return decision
     status = tell.resumed(status, look.moment)
     deadline = _deadline(look, status)
     if deadline is not None and look.now >= deadline:

@@ -9,7 +9,7 @@ from finetune_operator.decide.ending import end_of_attempt, with_last_word
 from finetune_operator.decide.prepare import report_of
 
 
-def suspend(look: Look, status: FineTuneJobStatus) -> Decision:
+def suspend(look: Look, status: FineTuneJobStatus, suspension: tell.Suspension) -> Decision:
     """Take the next step towards a job of which no pod is left; it keeps its claims and what is on them.
 
     What had ended by itself is told first: a gang that is done is not trained once more.
@@ -29,6 +29,6 @@ def suspend(look: Look, status: FineTuneJobStatus) -> Decision:
     if look.observed.evaluate is not None:
         leaving = (look.observed.evaluate.child, *leaving)
     if leaving or look.observed.training_pods:
-        status = tell.suspending(status, look.moment)
+        status = tell.suspending(status, look.moment, suspension)
         return Decision(status, delete=children.not_yet_leaving(leaving), wake_after_seconds=LOOK_AGAIN_SECONDS)
-    return Decision(tell.suspended(status, look.moment))
+    return Decision(tell.suspended(status, look.moment, suspension))

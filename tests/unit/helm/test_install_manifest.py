@@ -141,6 +141,9 @@ WRONG_VALUES: dict[str, Manifest] = {
     "a hub without a scheme": {"trainer": {"image": "x", "hubEndpoint": "hub.example"}},
     "a level that is none": {"log": {"level": "LOUD"}},
     "no workers": {"workers": 0},
+    "prices without a currency": {"pricing": {"gpuHour": {"default": "2.95"}}},
+    "a currency without prices": {"pricing": {"currency": "USD"}},
+    "a price with its currency": {"pricing": {"currency": "USD", "gpuHour": {"default": "2.95 USD"}}},
 }
 
 

@@ -68,6 +68,8 @@ NO_END = {
     "Trained",
     "Evaluating",
     "Evaluated",
+    "BudgetSpent",
+    "PricesMissing",
 }
 
 

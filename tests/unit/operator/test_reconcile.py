@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,9 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.connection import Connection
 from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
+from finetune_operator.pricing import parse_pricing
 from finetune_operator.reconcile import Reconciler, status_document
+from finetune_operator.settings import Settings
 from finetune_operator.store import JobKey, Store
 from finetune_trainer.contract import series
 from tests.factories import SETTINGS, manifest
@@ -41,7 +44,7 @@ class ApiServer:
         self.requests: list[tuple[str, str]] = []
         self.version = 0
         self.refuses: str | None = None
-        """End of the paths that may not be written."""
+        """End of the paths that may not be used."""
 
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.version += 1
@@ -52,11 +55,11 @@ class ApiServer:
     async def answer(self, request: web.Request) -> web.Response:
         self.requests.append((request.method, request.path))
         path = request.path.removesuffix("/status")
+        if self.refuses is not None and request.path.endswith(self.refuses):
+            return web.json_response({"message": "forbidden"}, status=403)
         if request.method == "GET":
             found = self.objects.get(path)
             return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
-        if self.refuses is not None and request.path.endswith(self.refuses):
-            return web.json_response({"message": "forbidden"}, status=403)
         if request.method == "DELETE":
             return web.json_response({})
         sent = json.loads(await request.text())
@@ -80,7 +83,10 @@ async def has_every_kind(_: str) -> bool:
 
 @asynccontextmanager
 async def looking_at(
-    spec: dict[str, Any], has_kind: Callable[[str], Awaitable[bool]] = has_every_kind, world: World | None = None
+    spec: dict[str, Any],
+    has_kind: Callable[[str], Awaitable[bool]] = has_every_kind,
+    world: World | None = None,
+    settings: Settings = SETTINGS,
 ) -> AsyncIterator[tuple[ApiServer, Reconciler]]:
     """A reconciler of one job: a new one with this spec, or that of a world with all that is there of it."""
     server, store = ApiServer(), Store()
@@ -97,7 +103,7 @@ async def looking_at(
         store.see(body, CALLS)
     clock = (lambda: NOW) if world is None else lambda: world.now
     try:
-        yield server, Reconciler(cluster, store, SETTINGS, Metrics(), clock, has_kind)
+        yield server, Reconciler(cluster, store, settings, Metrics(), clock, has_kind)
     finally:
         await cluster.close()
         await runner.cleanup()
@@ -242,3 +248,66 @@ async def test_rank_0_is_asked_soon_and_ever_more_rarely_until_it_tells_of_its_t
             world.advance(await reconciler.reconcile(CALLS) or 0)
     await exporter.cleanup()
     assert asked_at == [0, 2, 4, 8, 16, 26, 36]
+
+
+def _on_nodes() -> World:
+    """A gang whose pods have just come to run on two nodes."""
+    world = World(TWO_NODES).until_prepared()
+    world.set_pods(TRAIN, objects.running())
+    for pod, node in zip(world.pods(TRAIN), ("gpu-1", "gpu-2"), strict=True):
+        pod["spec"] = {"nodeName": node}
+    return world
+
+
+BY_LABEL = parse_pricing(
+    '{"currency": "USD", "gpuHour": {"default": "3", "byNodeLabel": '
+    '[{"label": "kind", "value": "spot", "price": "1"}]}}'
+)
+
+
+async def test_the_nodes_of_a_gang_are_read_once_and_their_labels_make_its_price() -> None:
+    async with looking_at({}, world=_on_nodes(), settings=replace(SETTINGS, pricing=BY_LABEL)) as (server, reconciler):
+        server.put("/api/v1/nodes/gpu-1", {"kind": "Node", "metadata": {"name": "gpu-1", "labels": {"kind": "spot"}}})
+        server.put("/api/v1/nodes/gpu-2", {"kind": "Node", "metadata": {"name": "gpu-2"}})
+        for _ in range(3):
+            await reconciler.reconcile(CALLS)
+        cost = server.objects[JOB]["status"]["accounting"]["cost"]
+        assert (cost["gpuHourPrice"], cost["pricedAttempt"], cost["currency"]) == ("2", 1, "USD")
+        assert [path for _, path in server.requests if "/nodes/" in path] == [
+            "/api/v1/nodes/gpu-1",
+            "/api/v1/nodes/gpu-2",
+        ]
+
+
+async def test_nodes_that_may_not_be_read_have_the_price_that_the_job_selects_them_by() -> None:
+    world = _on_nodes()
+    world.change_spec({"compute": {"nodeSelector": {"kind": "spot"}}})
+    async with looking_at({}, world=world, settings=replace(SETTINGS, pricing=BY_LABEL)) as (server, reconciler):
+        server.refuses = "/gpu-1"
+        await reconciler.reconcile(CALLS)
+        assert server.objects[JOB]["status"]["accounting"]["cost"]["gpuHourPrice"] == "1"
+
+
+async def test_no_node_is_read_where_prices_do_not_differ() -> None:
+    one_price = parse_pricing('{"currency": "USD", "gpuHour": {"default": "3"}}')
+    async with looking_at({}, world=_on_nodes(), settings=replace(SETTINGS, pricing=one_price)) as (server, reconciler):
+        await reconciler.reconcile(CALLS)
+        assert server.objects[JOB]["status"]["accounting"]["cost"]["gpuHourPrice"] == "3"
+        assert not [path for _, path in server.requests if "/nodes/" in path]
+
+
+async def test_what_a_job_has_cost_is_counted_by_kind_and_currency() -> None:
+    def ledger(**amounts: str) -> dict[str, Any]:
+        cost = {"currency": "USD", "storageSince": "2026-11-23T04:00:00Z", **amounts}
+        return {"activity": "Training", "since": "2026-11-23T04:00:00Z", "cost": cost}
+
+    before = {"phase": "Running", "accounting": ledger(productive="1.5", total="1.5")}
+    after = FineTuneJobStatus.model_validate(
+        {"phase": "Running", "accounting": ledger(productive="4", lost="0.25", total="4.25")}
+    )
+    async with looking_at({}) as (server, reconciler):
+        await reconciler._tell(CALLS, server.objects[JOB] | {"status": before}, after)
+        counted = reconciler._metrics.exposition().decode()
+        assert 'finetune_operator_cost_total{currency="USD",kind="productive"} 2.5' in counted
+        assert 'finetune_operator_cost_total{currency="USD",kind="lost"} 0.25' in counted
+        assert 'kind="storage"' not in counted

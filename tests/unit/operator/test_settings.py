@@ -1,8 +1,11 @@
 """Settings: what the environment says, what it may leave out, and what it may not say."""
 
+from decimal import Decimal
+
 import pytest
 
 from finetune_operator.errors import InvalidSettings
+from finetune_operator.pricing import GpuHourPrices, Pricing
 from finetune_operator.settings import LogFormat, LogLevel, Settings
 
 IMAGE = {"FINETUNE_TRAINER_IMAGE": "trainer:1"}
@@ -38,6 +41,7 @@ def test_every_variable_is_read() -> None:
             "FINETUNE_WORKERS": "4",
             "FINETUNE_PROGRESS_INTERVAL_SECONDS": "0.5",
             "FINETUNE_RESYNC_INTERVAL_SECONDS": "30",
+            "FINETUNE_PRICING": '{"currency": "USD", "gpuHour": {"default": "2.95"}}',
             "FINETUNE_METRICS_PORT": "9000",
             "FINETUNE_PROBE_PORT": "9001",
             "FINETUNE_LOG_LEVEL": "DEBUG",
@@ -59,6 +63,7 @@ def test_every_variable_is_read() -> None:
         num_workers=4,
         progress_interval_seconds=0.5,
         resync_interval_seconds=30.0,
+        pricing=Pricing(currency="USD", gpu_hour=GpuHourPrices(default=Decimal("2.95"))),
         metrics_port=9000,
         probe_port=9001,
         log_level=LogLevel.DEBUG,
@@ -73,6 +78,7 @@ WRONG = {
     "no workers": ("FINETUNE_WORKERS", "0", "a whole number above zero"),
     "an interval of nothing": ("FINETUNE_RESYNC_INTERVAL_SECONDS", "0.0", "a number above zero"),
     "an amount that is none": ("FINETUNE_PREPARE_MEMORY", "much", "a Kubernetes quantity"),
+    "prices without a currency": ("FINETUNE_PRICING", '{"gpuHour": {"default": 2}}', "currency: Field required"),
     "a port too high": ("FINETUNE_METRICS_PORT", "70000", "a port from 1 to 65535"),
     "a level that is none": ("FINETUNE_LOG_LEVEL", "LOUD", "DEBUG, INFO, WARNING, ERROR"),
 }

@@ -38,6 +38,9 @@ class World:
         self.heard: Heard | None = None
         self.obstacle: Trouble | None = None
         self.lacking: Trouble | None = None
+        self.settings = SETTINGS
+        self.nodes: tuple[Mapping[str, str], ...] = ()
+        """Labels of the nodes that the gang runs on, as they were read."""
         self.events: list[JobEvent] = []
         self.versions = 0
         self.prepared_message: Body = objects.PREPARED_MESSAGE
@@ -59,9 +62,10 @@ class World:
     def decide(self) -> Decision:
         children = tuple(self.objects.values())
         job = FineTuneJob.parse(self.body)
-        plan = make_plan(job, SETTINGS, observe.access_modes(children))
+        plan = make_plan(job, self.settings, observe.access_modes(children))
         observed = observe.observe(UID, children, self.warnings, self.now, obstacle=self.obstacle)
-        return decide(plan, replace(observed, lacking=self.lacking), self.now, TIMING, self.heard)
+        observed = replace(observed, lacking=self.lacking, nodes=self.nodes)
+        return decide(plan, observed, self.now, TIMING, self.heard)
 
     def step(self, killed_after: str | None = None) -> Decision:
         """Decide once and carry it out, or only a part of it: the operator is killed after it `made` or `told`."""
