@@ -16,30 +16,29 @@ from torch import Tensor
 
 from benchmarks.trainer.step import Configuration, measure
 from finetune_trainer.fused import attention, decoder, layer, linear
-from finetune_trainer.fused.linear import FusedLinear
+from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import plain
 
 STEPS = 12
 
 
-def forward_in_two_products(self: FusedLinear, joined: Tensor) -> Tensor:
+def forward_in_two_products(self: WholeWeight, joined: Tensor, _: Tensor | None) -> Tensor:
     """Add the adapter's part to the output in a pass of its own."""
-    output = joined[:, : self.inputs] @ self.buffer[: self.outputs, : self.inputs].T
-    return output.addmm_(joined[:, self.inputs :], self.matrix_b.T)
+    return self.forward_apart(joined[:, : self.size.inputs], joined[:, self.size.inputs :])
 
 
-def backward_in_two_products(self: FusedLinear, joined: Tensor, _: int | None) -> Tensor:
+def backward_in_two_products(self: WholeWeight, joined: Tensor) -> Tensor:
     """Add the adapter's part to the gradient in a pass of its own."""
-    gradient = joined[:, : self.outputs] @ self.buffer[: self.outputs, : self.inputs]
-    return gradient.addmm_(joined[:, self.outputs :], self.matrix_a)
+    gradient = self.backward_frozen(joined[:, : self.size.outputs])
+    return gradient.addmm_(joined[:, self.size.outputs :], self.matrix_a)
 
 
 WITHOUT: dict[str, list[Callable[[], object]]] = {
     "nothing taken away": [],
     "the gate's kernel makes no gradients of adapters": [lambda: patch.object(layer, "MAX_RANK_AT_THE_GATE", 0)],
     "adapters in products of their own": [
-        lambda: patch.object(FusedLinear, "forward", forward_in_two_products),
-        lambda: patch.object(FusedLinear, "backward", backward_in_two_products),
+        lambda: patch.object(WholeWeight, "forward", forward_in_two_products),
+        lambda: patch.object(WholeWeight, "backward", backward_in_two_products),
     ],
     "FlashAttention 2 in place of cuDNN": [lambda: patch.object(attention, "CUDNN_LENGTH_MULTIPLE", 1 << 30)],
     "PyTorch's operations in place of kernels": [

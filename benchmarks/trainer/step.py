@@ -17,6 +17,7 @@ import json
 import statistics
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -30,11 +31,13 @@ from finetune_trainer.architecture import ModelShape, parse_config
 from finetune_trainer.contract.spec import Kernels, Lora, LoraTarget, Sharding, TrainerSpec
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import Sequence
+from finetune_trainer.filling import Destination, fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model
 from finetune_trainer.planner import GIB, estimate_memory
-from finetune_trainer.sharding import AdapterGradients
+from finetune_trainer.sharding import AdapterGradients, fill_model
+from finetune_trainer.trainable import FROZEN_FORMATS
 
 WARM_UP_STEPS = 3
 DOCUMENT_TOKENS = 250
@@ -54,6 +57,8 @@ class Configuration:
     documents: str = "whole"  # one a row, or packed: of about 250 tokens each
     kernels: str = "fused"
     checkpointing: bool = False
+    precision: str = "bf16"
+    embedding_on_host: bool = False
     steps: int = 20
 
     @property
@@ -132,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dropout", type=float, default=default.dropout)
     parser.add_argument("--documents", choices=("whole", "packed"), default=default.documents)
     parser.add_argument("--kernels", choices=("fused", "plain"), default=default.kernels)
+    parser.add_argument("--precision", choices=("bf16", "fp8", "nf4"), default=default.precision)
+    parser.add_argument("--embedding-on-host", action="store_true")
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=default.checkpointing)
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--list", choices=sorted(LISTS), help="measure a list of configurations instead")
@@ -179,6 +186,8 @@ def spec_of(configuration: Configuration) -> TrainerSpec:
                 "maxSequenceLength": configuration.length,
                 "activationCheckpointing": configuration.checkpointing,
                 "kernels": Kernels(configuration.kernels),
+                "precision": configuration.precision,
+                "embeddingOnHost": configuration.embedding_on_host,
             },
         }
     )
@@ -189,19 +198,30 @@ def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | Fu
     recomputes, length = configuration.checkpointing, configuration.length
     model: CausalDecoder | FusedDecoder
     if configuration.kernels == "fused":
-        model = FusedDecoder(shape, configuration.lora, torch.bfloat16, GPU, length, recomputes)
-        frozen = model.frozen()
+        frozen = FROZEN_FORMATS[configuration.precision](torch.bfloat16, GPU)
+        model = FusedDecoder(
+            shape, configuration.lora, torch.bfloat16, GPU, length, recomputes, frozen, configuration.embedding_on_host
+        )
+        fill_weights(model.destinations(), random_weights(model.destinations()))
     else:
         model = build_model(shape, torch.bfloat16, length, recomputes)
         add_adapters(model, configuration.lora)
-        model.to_empty(device=GPU)
+        fill_model(model, random_weights(dict(frozen_parameters(model))), GPU)
         model.fill_rotary_cache(GPU)
-        frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    with torch.no_grad():
-        for weight in frozen.values():
-            weight.fill_(1.0) if weight.dim() == 1 else weight.normal_(std=0.02)
     initialise_adapters(model, 0)
     return model.train()
+
+
+def frozen_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Return the weights of the base model by name."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
+
+
+def random_weights(places: Mapping[str, Destination | torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Draw weights one by one: norms are one."""
+    for name, place in places.items():
+        weight = torch.empty(place.shape, dtype=torch.bfloat16, device=GPU)
+        yield name, weight.fill_(1.0) if weight.dim() == 1 else weight.normal_(std=0.02)
 
 
 class Step:

@@ -8,10 +8,11 @@ import torch
 from finetune_trainer.architecture import Family, ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.data.batch import Batch, make_batch
+from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.lora import adapter_parameters, add_adapters
 from finetune_trainer.model import build_model
-from finetune_trainer.sharding import fill_model, fill_weights
+from finetune_trainer.sharding import fill_model
 from tests.tiny_run import VOCABULARY_SIZE, random_sequence
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -67,7 +68,7 @@ def odd_rows() -> Batch:
 def fused(model_shape: ModelShape, lora: Lora, device: torch.device, *, recomputes: bool = False) -> FusedDecoder:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = FusedDecoder(model_shape, lora, dtype, device, LENGTH, recomputes)
-    fill_weights(model.frozen(), random_weights(model_shape).items())
+    fill_weights(model.destinations(), random_weights(model_shape).items())
     randomise(model)
     model.begin_step()
     return model

@@ -15,11 +15,17 @@ GIB = 1 << 30
 # When nobody said how much memory a GPU has: that of the smallest ones that models are trained on (A10, L4).
 ASSUMED_GPU_MEMORY_BYTES = 24 * GIB
 
-WEIGHT_BYTES = {Precision.BF16: 2, Precision.FP32: 4}
+# A number of an activation, and of a weight where nothing else is said.
+NUMBER_BYTES = {Precision.BF16: 2, Precision.FP32: 4, Precision.FP8: 2, Precision.NF4: 2}
+# A number of a frozen linear layer: fp8 keeps two layouts, NF4 four bits and 16 for each 64 numbers.
+LINEAR_BYTES = {Precision.BF16: 2, Precision.FP32: 4, Precision.FP8: 2, Precision.NF4: 0.5 + 2 / 64}
+NARROW = (Precision.FP8, Precision.NF4)
 ADAPTER_BYTES = 4  # fp32: at usual learning rates most updates are smaller than the spacing of bf16 numbers
 ADAM_BYTES = 8  # two fp32 moments
 # Logits of so many tokens exist at once: 1024 tokens of a vocabulary of 128k are 0.5 GB in fp32.
 LOSS_CHUNK_TOKENS = 1024
+# Of a fused step that computes activations again, the feed-forward takes so many tokens at once.
+FEED_FORWARD_TOKENS = 4096
 # Products of a fused step that share an input, and what their adapters' columns are rounded up to.
 FUSED_GROUPS = (
     (LoraTarget.Q_PROJ, LoraTarget.K_PROJ, LoraTarget.V_PROJ),
@@ -28,6 +34,8 @@ FUSED_GROUPS = (
     (LoraTarget.DOWN_PROJ,),
 )
 ADAPTER_COLUMN_MULTIPLE = 64
+FP8_COLUMN_MULTIPLE = 128
+FP8_SIZE_MULTIPLE = 16  # of what tensor cores multiply
 # CUDA context, NCCL's buffers, libraries; and what the allocator cannot use.
 GPU_OVERHEAD_BYTES = 3 * GIB // 2
 CPU_OVERHEAD_BYTES = GIB // 2
@@ -119,7 +127,11 @@ def make_plan(shape: ModelShape, spec: TrainerSpec, num_sequences: int, gpu_memo
         notes.append(
             f"sharding is {sharding}: the GPUs' memory is not known, {ASSUMED_GPU_MEMORY_BYTES // GIB} GiB assumed"
         )
+    check_what_cannot_be(shape, spec, sharding)
     kernels = resolve_kernels(spec, sharding)
+    if spec.training.embedding_on_host and not keeps_embedding_on_host(shape, spec, sharding):
+        why = "the head is the same table" if shape.tied_embeddings else "that takes fused kernels"
+        notes.append(f"the embeddings stay on the GPU: {why}")
     if spec.training.kernels is Kernels.FUSED and kernels is Kernels.PLAIN:
         notes.append(
             f"kernels are plain: fused ones take bf16 and sharding replicate, this is {resolve_precision(spec)} and "
@@ -148,10 +160,49 @@ def resolve_precision(spec: TrainerSpec) -> Precision:
 
 def resolve_kernels(spec: TrainerSpec, sharding: Sharding) -> Kernels:
     """Return which kernels compute a step: fused ones need the whole base model, and on a GPU bf16."""
-    on_gpu, wanted = spec.compute.device is Device.GPU, spec.training.kernels
-    can_fuse = sharding is Sharding.REPLICATE and (resolve_precision(spec) is Precision.BF16 or not on_gpu)
+    on_gpu, wanted, precision = spec.compute.device is Device.GPU, spec.training.kernels, resolve_precision(spec)
+    if precision in NARROW:
+        return Kernels.FUSED
+    can_fuse = sharding is Sharding.REPLICATE and (precision is Precision.BF16 or not on_gpu)
     wants_fused = wanted is Kernels.FUSED or (wanted is Kernels.AUTO and on_gpu)
     return Kernels.FUSED if can_fuse and wants_fused else Kernels.PLAIN
+
+
+def check_what_cannot_be(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) -> None:
+    """Refuse what no GPU could do.
+
+    Raises:
+        TrainerError: INVALID_SPEC, for all of it at once.
+    """
+    problems = []
+    sizes = {target: min(shape.linears[target]) for target in spec.lora.targets}
+    smallest = min(sizes, key=lambda target: sizes[target])
+    if spec.lora.rank > sizes[smallest]:
+        inputs, outputs = shape.linears[smallest]
+        problems.append(
+            f"lora.rank {spec.lora.rank} is larger than {smallest}, a layer of {inputs} x {outputs}: an adapter of "
+            f"rank {sizes[smallest]} changes all of it; set lora.rank to at most that, or leave {smallest} out of "
+            "lora.targets"
+        )
+    precision = resolve_precision(spec)
+    if precision in NARROW:
+        if sharding is not Sharding.REPLICATE:
+            problems.append(
+                f"training.precision {precision} takes compute.sharding replicate, this is {sharding}: frozen weights "
+                "in narrow formats are not spread over processes"
+            )
+        multiple = FP8_SIZE_MULTIPLE if precision is Precision.FP8 else 2
+        odd = [f"{name} {sizes}" for name, sizes in shape.linears.items() if any(size % multiple for size in sizes)]
+        if odd:
+            problems.append(f"training.precision {precision} takes layers in multiples of {multiple}: {', '.join(odd)}")
+    if problems:
+        raise TrainerError(Reason.INVALID_SPEC, "; ".join(problems))
+
+
+def keeps_embedding_on_host(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) -> bool:
+    """Say whether the table of embeddings is in the host's memory: where it was asked for and is not the head too."""
+    is_fused = resolve_kernels(spec, sharding) is Kernels.FUSED
+    return spec.training.embedding_on_host and is_fused and not shape.tied_embeddings
 
 
 def resolve_checkpointing(
@@ -183,7 +234,7 @@ def resolve_sharding(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int
     compute = spec.compute
     if compute.sharding is not Sharding.AUTO:
         return compute.sharding
-    if compute.device is Device.CPU or compute.world_size == 1:
+    if compute.device is Device.CPU or compute.world_size == 1 or resolve_precision(spec) in NARROW:
         return Sharding.REPLICATE
     available = gpu_memory_bytes or ASSUMED_GPU_MEMORY_BYTES
     candidates = [Sharding.REPLICATE]
@@ -199,7 +250,8 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
     Without `overhead` it is what torch allocates at its peak; docs/LOG.md holds it against what was measured. Where the
     spec leaves open whether activations are computed again, it is taken that they are.
     """
-    weight_bytes = WEIGHT_BYTES[resolve_precision(spec)]
+    precision = resolve_precision(spec)
+    number_bytes = NUMBER_BYTES[precision]
     degree = {
         Sharding.REPLICATE: 1,
         Sharding.HYBRID: spec.compute.num_processes_per_node,
@@ -207,94 +259,148 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
     }[sharding]
     embeddings = shape.num_parameters - shape.num_layers * shape.num_layer_parameters
     # One layer computes while the next is gathered; embeddings and head are one unit with FSDP's root.
-    gathered = 0 if degree == 1 else weight_bytes * (embeddings + 2 * shape.num_layer_parameters)
+    gathered = 0 if degree == 1 else number_bytes * (embeddings + 2 * shape.num_layer_parameters)
     adapter_parameters = shape.num_adapter_parameters(spec.lora)
     is_fused = resolve_kernels(spec, sharding) is Kernels.FUSED
-    columns = weight_bytes * shape.num_layers * _fused_column_parameters(shape, spec) if is_fused else 0
-    layer, backward = (_fused_bytes if is_fused else _plain_bytes)(shape, spec, weight_bytes)
-    activations, workspace = _activation_bytes(shape, spec, weight_bytes, layer, backward)
+    columns, shared = _fused_column_bytes(shape, spec) if is_fused else (0, 0)
+    base = _base_bytes(shape, precision)
+    if keeps_embedding_on_host(shape, spec, sharding):
+        base -= number_bytes * shape.vocab_size * shape.hidden_size
+    activations, workspace = _activation_bytes(shape, spec, number_bytes, is_fused)
     terms = MemoryEstimate(
-        base_weights=-(-weight_bytes * shape.num_parameters // degree),
+        base_weights=-(-base // degree),
         gathered_weights=gathered,
         adapter=ADAPTER_BYTES * adapter_parameters + columns,
         gradients=ADAPTER_BYTES * adapter_parameters,
         optimizer=ADAM_BYTES * adapter_parameters,
         activations=activations,
-        workspace=workspace,
+        workspace=workspace + shared,
         overhead=0,
     )
     fixed = GPU_OVERHEAD_BYTES if spec.compute.device is Device.GPU else CPU_OVERHEAD_BYTES
     return replace(terms, overhead=fixed + int(FRAGMENTATION * terms.total))
 
 
-def _activation_bytes(
-    shape: ModelShape, spec: TrainerSpec, weight_bytes: int, layer: int, backward: int
-) -> tuple[int, int]:
+def _base_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Return what the frozen weights take: narrow formats are those of the linear layers of the blocks."""
+    linears = shape.num_layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
+    rest = NUMBER_BYTES[precision] * (shape.num_parameters - linears)
+    if precision is Precision.FP8:
+        sizes = [sum(_group_size(shape, group)) for group in FUSED_GROUPS]
+        rest += shape.num_layers * 4 * sum(sizes)  # the rows' scales in both layouts
+    return rest + int(LINEAR_BYTES[precision] * linears)
+
+
+def _activation_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int, is_fused: bool) -> tuple[int, int]:
     """Return what is kept for the backward pass, and what is needed besides while a layer or the loss is computed.
 
     With checkpointing a layer keeps its input only, and has the rest when its own backward pass is computed; the loss
     is computed before the first of them.
-
-    Args:
-        shape: of the base model.
-        spec: what was asked for.
-        weight_bytes: of a number.
-        layer: bytes that a token's activations take in a layer.
-        backward: bytes a token that its backward pass needs besides.
     """
     tokens = spec.training.batch_size * spec.training.max_sequence_length
-    stream = weight_bytes * shape.hidden_size
-    # Logits in the number format of the weights; their gradient takes their place.
-    loss = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * weight_bytes
+    stream = number_bytes * shape.hidden_size
+    # Logits in the number format of activations; their gradient takes their place.
+    loss = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * number_bytes
     # Last hidden states, those that predict a target, and the gradient of these.
     loss += 3 * tokens * stream
     kept = 2 * tokens * stream  # the last hidden states and their gradient
-    if spec.training.activation_checkpointing is not False:
-        return tokens * shape.num_layers * stream, max(tokens * (layer + backward) + kept, loss)
-    return shape.num_layers * tokens * layer, max(tokens * backward + kept, loss)
+    layer, backward = (_fused_bytes if is_fused else _plain_bytes)(shape, spec, number_bytes)
+    if spec.training.activation_checkpointing is False:
+        return shape.num_layers * tokens * layer, max(tokens * backward + kept, loss)
+    work = tokens * (layer + backward)
+    if is_fused:
+        work = _fused_bytes_without_tape(shape, spec, number_bytes, tokens)
+    return tokens * shape.num_layers * stream, max(work + kept, loss)
 
 
-def _plain_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> tuple[int, int]:
+def _plain_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tuple[int, int]:
     """Return bytes a token of a plain layer's activations, and of its backward pass besides."""
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     # Two norms keep their input in fp32; residuals, normed inputs, attention's output; q, k, v before and after
     # rotation; gate, up, silu(gate) and their product.
-    layer = 2 * 4 * shape.hidden_size + weight_bytes * (
+    layer = 2 * 4 * shape.hidden_size + number_bytes * (
         4 * shape.hidden_size + 2 * query + 4 * key_value + 4 * shape.intermediate_size
     )
     # An adapter keeps its input after dropout, the mask of the dropout (a byte each), and its narrow middle.
-    mask_bytes = weight_bytes + 1 if spec.lora.dropout else 0
+    mask_bytes = number_bytes + 1 if spec.lora.dropout else 0
     for target in spec.lora.targets:
-        layer += mask_bytes * shape.linears[target][0] + 3 * weight_bytes * spec.lora.rank
-    return layer, 3 * weight_bytes * shape.intermediate_size  # gradients of gate, up and their product
+        layer += mask_bytes * shape.linears[target][0] + 3 * number_bytes * spec.lora.rank
+    return layer, 3 * number_bytes * shape.intermediate_size  # gradients of gate, up and their product
 
 
-def _fused_bytes(shape: ModelShape, spec: TrainerSpec, weight_bytes: int) -> tuple[int, int]:
+def _fused_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tuple[int, int]:
     """Return bytes a token of a fused layer's tape (`fused.layer.Tape`), and of its backward pass besides."""
+    attention, feed_forward = _tape_bytes(shape, spec, number_bytes)
+    streams, inner = _feed_forward_backward_bytes(shape, spec, number_bytes)
+    return attention + feed_forward, streams + inner
+
+
+def _tape_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tuple[int, int]:
+    """Return bytes a token of what attention and feed-forward leave for their backward passes."""
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    columns = sum(_fused_columns(spec))
-    layer = weight_bytes * (2 * shape.hidden_size + 2 * query + 2 * key_value + 2 * shape.intermediate_size + columns)
-    layer += 4 * shape.num_heads + 8  # attention's sums of exponentials, and the norms'
-    # The gradient of the residual stream, of the gate's product, of gate and up, of their input.
-    backward = weight_bytes * (2 * shape.hidden_size + 3 * shape.intermediate_size + columns)
+    qkv, output, gate_and_up, down = _fused_columns(spec)
+    attention = number_bytes * (shape.hidden_size + 2 * query + 2 * key_value + qkv + output)
+    attention += 4 * shape.num_heads + 4  # attention's sums of exponentials, and the norm's
+    feed_forward = number_bytes * (shape.hidden_size + 2 * shape.intermediate_size + gate_and_up + down) + 4
+    return attention, feed_forward
+
+
+def _feed_forward_backward_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tuple[int, int]:
+    """Return bytes a token of the gradients of the residual stream, and of those inside the feed-forward."""
+    streams = number_bytes * 2 * shape.hidden_size
+    # The gradient of the gate's product, and of gate and up.
+    inner = number_bytes * (3 * shape.intermediate_size + sum(_fused_columns(spec)))
     if spec.lora.dropout:
-        backward += weight_bytes * shape.intermediate_size  # what is left of the product
-    return layer, backward
+        inner += number_bytes * shape.intermediate_size  # what is left of the product
+    if resolve_precision(spec) is Precision.FP8:
+        inner += 2 * shape.intermediate_size  # the gradient of gate and up, a byte a number
+    return streams, inner
+
+
+def _fused_bytes_without_tape(shape: ModelShape, spec: TrainerSpec, number_bytes: int, tokens: int) -> int:
+    """Return the bytes of a layer's backward pass that makes its tape again, the feed-forward's bit by bit."""
+    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    attention, feed_forward = _tape_bytes(shape, spec, number_bytes)
+    streams, inner = _feed_forward_backward_bytes(shape, spec, number_bytes)
+    in_feed_forward = tokens * streams + min(tokens, FEED_FORWARD_TOKENS) * (feed_forward + inner)
+    # Gradients of attention's output and inputs, of q, k and v side by side; in the kernel, the queries' sums in fp32,
+    # and keys' and values' for each head.
+    in_attention = tokens * (2 * streams + number_bytes * 2 * (query + 2 * key_value) + (4 + 2 * number_bytes) * query)
+    return tokens * attention + max(in_feed_forward, in_attention)
 
 
 def _fused_columns(spec: TrainerSpec) -> list[int]:
     """Return how many columns the adapters of each product take."""
-    counts = [sum(target in spec.lora.targets for target in group) for group in FUSED_GROUPS]
-    return [-(-count * spec.lora.rank // ADAPTER_COLUMN_MULTIPLE) * ADAPTER_COLUMN_MULTIPLE for count in counts]
+    return [_rounded_up(ranks, ADAPTER_COLUMN_MULTIPLE) for ranks in _fused_ranks(spec)]
 
 
-def _fused_column_parameters(shape: ModelShape, spec: TrainerSpec) -> int:
-    """Return the numbers that adapters add to the buffers of a layer, see `fused.linear`."""
-    total = 0
-    for group, columns in zip(FUSED_GROUPS, _fused_columns(spec), strict=True):
-        inputs, outputs = shape.linears[group[0]][0], sum(shape.linears[target][1] for target in group)
-        total += (inputs + columns) * (outputs + columns) - inputs * outputs
-    return total
+def _fused_ranks(spec: TrainerSpec) -> list[int]:
+    return [spec.lora.rank * sum(target in spec.lora.targets for target in group) for group in FUSED_GROUPS]
+
+
+def _group_size(shape: ModelShape, group: tuple[LoraTarget, ...]) -> tuple[int, int]:
+    """Return inputs and outputs of layers that read the same input."""
+    return shape.linears[group[0]][0], sum(shape.linears[target][1] for target in group)
+
+
+def _fused_column_bytes(shape: ModelShape, spec: TrainerSpec) -> tuple[int, int]:
+    """Return what adapters add to the frozen weights (`fused.frozen`), and what all layers share."""
+    precision = resolve_precision(spec)
+    number_bytes = NUMBER_BYTES[precision]
+    added, largest = 0, 0
+    for group, ranks, columns in zip(FUSED_GROUPS, _fused_ranks(spec), _fused_columns(spec), strict=True):
+        inputs, outputs = _group_size(shape, group)
+        buffer = number_bytes * (inputs + columns) * (outputs + columns)
+        if precision is Precision.FP8:
+            added += (number_bytes * columns + _rounded_up(3 * ranks, FP8_COLUMN_MULTIPLE)) * (inputs + outputs)
+        elif precision is not Precision.NF4:
+            added += buffer - number_bytes * inputs * outputs
+        largest = max(largest, buffer)
+    return shape.num_layers * added, largest if precision is Precision.NF4 else 0
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 # --- what would fit ---------------------------------------------------------------------------------------------------
@@ -327,6 +433,9 @@ def changes_that_fit(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int
         changes.append("compute.sharding: auto")
     if spec.training.activation_checkpointing is False and fits(checkpointed):
         changes.append("training.activationCheckpointing: true")
+    on_host = _changed(checkpointed, training={"embedding_on_host": True})
+    if resolve_precision(spec) is Precision.NF4 and not fits(checkpointed) and fits(on_host):
+        changes.append("training.embeddingOnHost: true")
     also = (
         ""
         if checkpointed == _with_checkpointing(spec, spec.training.activation_checkpointing is not False)

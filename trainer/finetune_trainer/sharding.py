@@ -6,7 +6,7 @@ process keeps all of it, whatever the sharding. So its gradients are summed the 
 batch, and a checkpoint does not depend on how many processes wrote it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -15,8 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finetune_trainer.contract.spec import Sharding
-from finetune_trainer.contract.termination import Reason
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.filling import Destination, fill_weights
 
 
 def make_mesh(sharding: Sharding, device_type: str, num_nodes: int, processes_per_node: int) -> DeviceMesh | None:
@@ -58,43 +57,20 @@ def fill_model(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], de
     """
     model.to_empty(device=device)
     frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    fill_weights(frozen, weights)
+    fill_weights({name: _destination(parameter) for name, parameter in frozen.items()}, weights)
 
 
-@torch.no_grad()
-def fill_weights(places: Mapping[str, torch.Tensor], weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Copy each weight to its place.
+def _destination(parameter: torch.Tensor) -> Destination:
+    if not isinstance(parameter, DTensor):
+        return Destination.of(parameter)
+    sharded = parameter
 
-    Only one whole weight is in memory at a time. Each process reads the files itself: those of a node share the page
-    cache, and nothing is sent.
-
-    Raises:
-        TrainerError: MODEL_UNSUPPORTED when weights are missing, have another shape, or belong nowhere.
-    """
-    missing = dict(places)
-    for name, weight in weights:
-        place = missing.pop(name, None)
-        if place is None or place.shape != weight.shape:
-            expected = "no such weight" if place is None else f"{list(place.shape)}"
-            raise TrainerError(
-                Reason.MODEL_UNSUPPORTED,
-                f"weight {name} has shape {list(weight.shape)}, but the model of config.json has {expected}",
-            )
-        _copy_into(place, weight)
-    if missing:
-        raise TrainerError(
-            Reason.MODEL_UNSUPPORTED,
-            f"{len(missing)} weights of the model of config.json are in no safetensors file, {min(missing)} for one",
-        )
-
-
-def _copy_into(place: torch.Tensor, weight: torch.Tensor) -> None:
-    if isinstance(place, DTensor):
+    def fill(weight: torch.Tensor) -> torch.Tensor:
         # src_data_rank=None: each process cuts its shard out of the tensor it has read, nothing is sent.
-        shard = distribute_tensor(weight, place.device_mesh, place.placements, src_data_rank=None)
-        place.to_local().copy_(shard.to_local())
-    else:
-        place.copy_(weight)
+        shard = distribute_tensor(weight, sharded.device_mesh, sharded.placements, src_data_rank=None)
+        return sharded.to_local().copy_(shard.to_local())
+
+    return Destination(parameter.shape, fill)
 
 
 class AdapterGradients:

@@ -7,18 +7,27 @@ import torch
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.spec import Kernels, Sharding, Training
-from finetune_trainer.contract.termination import PreparedReport
+from finetune_trainer.contract.spec import Kernels, Precision, Sharding, Training
+from finetune_trainer.contract.termination import PreparedReport, Reason
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
+from finetune_trainer.fused.frozen.fp8 import Fp8
+from finetune_trainer.fused.frozen.nf4 import Nf4
+from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.gang import Place
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
-from finetune_trainer.planner import resolve_checkpointing
-from finetune_trainer.sharding import fill_model, fill_weights, make_mesh, shard_model
+from finetune_trainer.planner import keeps_embedding_on_host, resolve_checkpointing
+from finetune_trainer.sharding import fill_model, make_mesh, shard_model
 
 TrainableModel = CausalDecoder | FusedDecoder
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# Of activations and of what is multiplied with them; narrow formats are what frozen weights are kept as.
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16, "nf4": torch.bfloat16}
+FROZEN_FORMATS: dict[str, type[FrozenFormat]] = {"bf16": Whole, "fp32": Whole, "fp8": Fp8, "nf4": Nf4}
+FP8_CAPABILITY = (8, 9)
 FLEX_ATTENTION_BLOCK_TOKENS = 128
 TENSOR_CORE_TOKENS = 8
 
@@ -53,10 +62,38 @@ def _build_fused(
     recomputes: bool,
     weights: Iterable[tuple[str, torch.Tensor]],
 ) -> TrainableModel:
+    refuse_fp8_without_tensor_cores(prepared.precision, place.device)
     dtype = DTYPES[prepared.precision]
-    model = FusedDecoder(shape, job.spec.lora, dtype, place.device, max_length, recomputes)
-    fill_weights(model.frozen(), weights)
+    model = FusedDecoder(
+        shape,
+        job.spec.lora,
+        dtype,
+        place.device,
+        max_length,
+        recomputes,
+        frozen=FROZEN_FORMATS[prepared.precision](dtype, place.device),
+        embedding_on_host=keeps_embedding_on_host(shape, job.spec, Sharding(prepared.sharding)),
+    )
+    fill_weights(model.destinations(), weights)
     return model
+
+
+def refuse_fp8_without_tensor_cores(precision: str, device: torch.device) -> None:
+    """Refuse fp8 on a GPU that cannot multiply it.
+
+    Raises:
+        TrainerError: INVALID_SPEC.
+    """
+    if precision != Precision.FP8 or device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < FP8_CAPABILITY:
+        raise TrainerError(
+            Reason.INVALID_SPEC,
+            "training.precision fp8 takes GPUs of compute capability 8.9 and above (L4, RTX 4090, H100 and newer), "
+            f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}: set training.precision to "
+            "bf16, or to nf4 where memory is short",
+        )
 
 
 def _build_plain(

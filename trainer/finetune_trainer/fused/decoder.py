@@ -1,5 +1,6 @@
 """The decoder of a fused step: from a batch to its loss, and from there to the gradients of the adapters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,12 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora
 from finetune_trainer.data.batch import Batch
+from finetune_trainer.filling import Destination
 from finetune_trainer.fused.attention import documents_of
-from finetune_trainer.fused.layer import FusedLayer, Positions, Seeds, Tape
+from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, Places
+from finetune_trainer.fused.frozen.whole import Whole
+from finetune_trainer.fused.layer import Drops, FusedLayer, Positions, Tape
+from finetune_trainer.fused.linear import Drop
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.loss import loss_and_gradient
 from finetune_trainer.model import has_interleaved_rotary, rotary_frequencies
@@ -22,15 +27,17 @@ class FusedDecoder(nn.Module):
     """A decoder that ends in the loss of a batch, whole on one device.
 
     Its trainable parameters are the adapters, by the names that they have in a `CausalDecoder`; the frozen weights are
-    no parameters, but views of the buffers that `frozen` names.
+    no parameters, `destinations` tells where they go.
 
     Args:
         shape: of the base model.
         lora: the adapter.
-        dtype: of frozen weights and of products.
+        dtype: of products.
         device: that holds the model; the memory is taken at once, its values are not set.
         max_sequence_length: of any batch.
         checkpoint_activations: keep each block's input only, and compute the rest again.
+        frozen: what the weights of the blocks are kept as; in the format of the products where it is not given.
+        embedding_on_host: keep the table of embeddings in the host's memory; it must not be the head too.
     """
 
     def __init__(
@@ -41,18 +48,21 @@ class FusedDecoder(nn.Module):
         device: torch.device,
         max_sequence_length: int,
         checkpoint_activations: bool,
+        frozen: FrozenFormat | None = None,
+        embedding_on_host: bool = False,
     ) -> None:
         super().__init__()
+        frozen = frozen or Whole(dtype, device)
         self._shape, self._checkpoints = shape, checkpoint_activations
         self._kernels, self._drops = kernels_for(device), lora.dropout > 0
-        self.layers = nn.ModuleList(FusedLayer(shape, lora, dtype, device) for _ in range(shape.num_layers))
-        self._embeddings = torch.empty(shape.vocab_size, shape.hidden_size, dtype=dtype, device=device)
-        self._head = self._embeddings if shape.tied_embeddings else torch.empty_like(self._embeddings)
+        self.layers = nn.ModuleList(FusedLayer(shape, lora, frozen) for _ in range(shape.num_layers))
+        table = (shape.vocab_size, shape.hidden_size)
+        self._embeddings = make_table(table, dtype, device, embedding_on_host)
+        self._head = self._embeddings if shape.tied_embeddings else torch.empty(table, dtype=dtype, device=device)
         self._norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         angles = torch.outer(torch.arange(max_sequence_length), rotary_frequencies(shape, max_sequence_length))
         self._cosine, self._sine = angles.cos().to(device), angles.sin().to(device)
-        places = [pair for layer in self.blocks for linear in layer.linears for pair in linear.places(layer.adapters)]
-        self._copy_adapters = self._kernels.make_copier(places)
+        self._refresh = self._make_refresh(frozen)
         self._anchor = torch.zeros((), requires_grad=True)
 
     @property
@@ -60,18 +70,28 @@ class FusedDecoder(nn.Module):
         """The layers, with their type."""
         return [layer for layer in self.layers if isinstance(layer, FusedLayer)]
 
-    def frozen(self) -> dict[str, Tensor]:
-        """Return the frozen weights by torchtune's names, to be filled."""
+    def _make_refresh(self, frozen: FrozenFormat) -> Callable[[], None]:
+        owners = {linear.weight: (linear, layer.adapters) for layer in self.blocks for linear in layer.linears}
+
+        def places(weight: FrozenWeight) -> Places:
+            linear, adapters = owners[weight]
+            return linear.places(adapters)
+
+        return frozen.make_refresh(list(owners), places)
+
+    def destinations(self) -> dict[str, Destination]:
+        """Return where the frozen weights go, by torchtune's names."""
         weights = {"tok_embeddings.weight": self._embeddings, "norm.scale": self._norm}
         if not self._shape.tied_embeddings:
             weights["output.weight"] = self._head
+        found = {name: Destination.of(weight) for name, weight in weights.items()}
         for number, layer in enumerate(self.blocks):
-            weights |= {f"layers.{number}.{name}": weight for name, weight in layer.frozen().items()}
-        return weights
+            found |= {f"layers.{number}.{name}": place for name, place in layer.destinations().items()}
+        return found
 
     def begin_step(self) -> None:
-        """Copy the adapters' master values into the buffers of the products; call it after they have changed."""
-        self._copy_adapters()
+        """Bring the adapters' master values to the products; call it after they have changed."""
+        self._refresh()
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch's targets, fp32 scalar."""
@@ -89,13 +109,13 @@ class FusedDecoder(nn.Module):
             has_interleaved_rotary(self._shape.family),
             documents_of(batch, batch.tokens.device),
         )
-        seeds = self._draw_seeds()
-        residual, addend = nn.functional.embedding(batch.tokens.flatten(), self._embeddings), None
-        for layer, layer_seeds in zip(self.blocks, seeds, strict=True):
-            addend, tape = layer(residual, addend, positions, layer_seeds)
-            residual = tape.middle
+        drops = self._draw_dropout()
+        residual, addend = self._kernels.gather_rows(self._embeddings, batch.tokens.flatten()), None
+        for layer, own in zip(self.blocks, drops, strict=True):
+            compute = layer.forward_without_tape if self._checkpoints else layer.forward
+            residual, addend, tape = compute(residual, addend, positions, own)
             if record is not None:
-                record.tapes.append(tape.hidden if self._checkpoints else tape)
+                record.tapes.append(tape)
             del tape
         normalised = torch.empty_like(residual)
         hidden, inverse_rms = self._kernels.add_and_normalise(
@@ -103,7 +123,7 @@ class FusedDecoder(nn.Module):
         )
         loss, gradient = loss_and_gradient(normalised[batch.predicting], self._head, batch.targets)
         if record is not None:
-            record.positions, record.seeds, record.predicting = positions, seeds, batch.predicting
+            record.positions, record.drops, record.predicting = positions, drops, batch.predicting
             record.hidden, record.inverse_rms, record.gradient = hidden, inverse_rms, gradient
         return loss
 
@@ -112,13 +132,9 @@ class FusedDecoder(nn.Module):
         layers = self.blocks
         joined: Tensor | None = self._last_norm_backward(record, gradient_of_loss)
         for number in reversed(range(len(layers))):
-            layer, tape, seeds = layers[number], record.tapes.pop(), record.seeds[number]
-            if isinstance(tape, Tensor):
-                tape = layer.replay(tape, record.positions, seeds)
             below = layers[number - 1] if number else None
             assert joined is not None
-            joined = layer.backward(tape, joined, record.positions, seeds, below)
-            del tape
+            joined = layers[number].backward(record.tapes.pop(), joined, record.positions, record.drops[number], below)
 
     def _last_norm_backward(self, record: "Record", gradient_of_loss: Tensor) -> Tensor:
         """Return the gradient of the residual stream before the last norm, in the buffer that the last block wants."""
@@ -132,13 +148,20 @@ class FusedDecoder(nn.Module):
         del record.hidden, record.gradient
         return joined
 
-    def _draw_seeds(self) -> list[Seeds]:
+    def _draw_dropout(self) -> list[Drops]:
         """Draw the seeds of a forward pass from PyTorch's generator of the CPU, so that no GPU is waited for."""
         num_layers = self._shape.num_layers
         if not (self.training and self._drops):
-            return [Seeds()] * num_layers
-        drawn = torch.randint(MAX_SEED, (num_layers, len(Seeds._fields))).tolist()
-        return [Seeds(*row) for row in drawn]
+            return [Drops()] * num_layers
+        drawn = torch.randint(MAX_SEED, (num_layers, len(Drops._fields))).tolist()
+        return [Drops(*map(Drop, row)) for row in drawn]
+
+
+def make_table(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, on_host: bool) -> Tensor:
+    """Return an empty table of embeddings; one on the host is pinned, so that a GPU reads rows of it by itself."""
+    if on_host and device.type == "cuda":
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 class Record:
@@ -147,7 +170,7 @@ class Record:
     def __init__(self) -> None:
         self.tapes: list[Tape | Tensor] = []  # of each layer; its input alone where activations are computed again
         self.positions: Positions
-        self.seeds: list[Seeds]
+        self.drops: list[Drops]
         self.predicting: Tensor
         self.hidden: Tensor  # the residual stream before the last norm
         self.inverse_rms: Tensor

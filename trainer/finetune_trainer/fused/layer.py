@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
+from finetune_trainer.filling import Destination
 from finetune_trainer.fused.attention import Attended, Documents, attend, attend_backward
-from finetune_trainer.fused.linear import FusedLinear, LowRank, gradient_of
+from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.fused.linear import Drop, FusedLinear, LowRank, gradient_of
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.lora import TUNE_NAMES
+from finetune_trainer.planner import FEED_FORWARD_TOKENS
 
 QKV = (LoraTarget.Q_PROJ, LoraTarget.K_PROJ, LoraTarget.V_PROJ)
 GATE_AND_UP = (LoraTarget.GATE_PROJ, LoraTarget.UP_PROJ)
@@ -35,42 +38,61 @@ class Positions:
     documents: Documents
 
 
-class Seeds(NamedTuple):
-    """Of the dropout of a block's adapters; None drops nothing. Layers that read the same input drop the same."""
+class Drops(NamedTuple):
+    """The dropout of a block's adapters; None drops nothing. Layers that read the same input drop the same."""
 
-    qkv: int | None = None
-    output: int | None = None
-    gate_and_up: int | None = None
-    down: int | None = None
+    qkv: Drop | None = None
+    output: Drop | None = None
+    gate_and_up: Drop | None = None
+    down: Drop | None = None
+
+    def from_row(self, row: int) -> "Drops":
+        """Return the dropout of the tokens from a row on."""
+        return Drops(*(None if drop is None else drop._replace(first_row=row) for drop in self))
+
+
+@dataclass(frozen=True)
+class AttentionTape:
+    """What the forward pass of a block's attention leaves for the backward pass."""
+
+    hidden: Tensor  # the residual stream before attention, [tokens, hidden_size]
+    inverse_rms: Tensor
+    attended: Attended
+    qkv_narrow: Tensor  # the narrow products of the adapters
+    output_narrow: Tensor
+
+
+@dataclass(frozen=True)
+class FeedForwardTape:
+    """What the forward pass of a block's feed-forward leaves for the backward pass."""
+
+    middle: Tensor  # the residual stream before the feed-forward, [tokens, hidden_size]
+    inverse_rms: Tensor
+    gate_and_up: Tensor  # [tokens, 2 * intermediate_size]
+    gate_and_up_narrow: Tensor  # the narrow products of the adapters
+    down_narrow: Tensor
 
 
 @dataclass(frozen=True)
 class Tape:
     """What a forward pass keeps for the backward pass."""
 
-    hidden: Tensor  # the residual stream before attention, [tokens, hidden_size]
-    attention_inverse_rms: Tensor
-    attended: Attended
-    middle: Tensor  # the residual stream before the feed-forward, [tokens, hidden_size]
-    feed_forward_inverse_rms: Tensor
-    gate_and_up: Tensor  # [tokens, 2 * intermediate_size]
-    qkv_narrow: Tensor  # the narrow products of the adapters
-    output_narrow: Tensor
-    gate_and_up_narrow: Tensor
-    down_narrow: Tensor
+    attention: AttentionTape
+    feed_forward: FeedForwardTape
 
 
 class FusedLayer(nn.Module):
     """A block: frozen weights in the buffers of four products, adapters under the names that `lora` gives them."""
 
-    def __init__(self, shape: ModelShape, lora: Lora, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, shape: ModelShape, lora: Lora, frozen: FrozenFormat) -> None:
         super().__init__()
+        dtype, device = frozen.dtype, frozen.device
         self._shape = shape
         self._kernels = kernels_for(device)
-        self.qkv = FusedLinear(QKV, shape, lora, dtype, device, has_bias=shape.attention_bias)
-        self.attention_output = FusedLinear((LoraTarget.O_PROJ,), shape, lora, dtype, device)
-        self.gate_and_up = FusedLinear(GATE_AND_UP, shape, lora, dtype, device)
-        self.down = FusedLinear((LoraTarget.DOWN_PROJ,), shape, lora, dtype, device)
+        self.qkv = FusedLinear(QKV, shape, lora, frozen, has_bias=shape.attention_bias)
+        self.attention_output = FusedLinear((LoraTarget.O_PROJ,), shape, lora, frozen)
+        self.gate_and_up = FusedLinear(GATE_AND_UP, shape, lora, frozen)
+        self.down = FusedLinear((LoraTarget.DOWN_PROJ,), shape, lora, frozen)
         self.attention_norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         self.feed_forward_norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         self.adapters: Mapping[LoraTarget, LowRank] = {}
@@ -96,63 +118,85 @@ class FusedLayer(nn.Module):
         """The four products of the block."""
         return self.qkv, self.attention_output, self.gate_and_up, self.down
 
-    def frozen(self) -> dict[str, Tensor]:
-        """Return the frozen weights by torchtune's names, views into the buffers."""
-        weights = {"sa_norm.scale": self.attention_norm, "mlp_norm.scale": self.feed_forward_norm}
+    def destinations(self) -> dict[str, Destination]:
+        """Return where the frozen weights go, by torchtune's names."""
+        found = {
+            "sa_norm.scale": Destination.of(self.attention_norm),
+            "mlp_norm.scale": Destination.of(self.feed_forward_norm),
+        }
         for linear in self.linears:
-            weights |= {f"{TUNE_NAMES[target]}.weight": weight for target, weight in linear.weights.items()}
-            weights |= {f"{TUNE_NAMES[target]}.bias": bias for target, bias in linear.biases.items()}
-        return weights
+            found |= {f"{TUNE_NAMES[target]}.weight": place for target, place in linear.destinations().items()}
+            found |= {f"{TUNE_NAMES[target]}.bias": place for target, place in linear.biases().items()}
+        return found
+
+    # --- forward ------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, residual: Tensor, addend: Tensor | None, positions: Positions, seeds: Seeds
-    ) -> tuple[Tensor, Tape]:
-        """Return what the block adds to `Tape.middle`, [tokens, hidden_size], and the tape."""
-        tape, joined = self._record(residual, addend, positions, seeds)
-        return self.down.forward(joined), tape
+        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops
+    ) -> tuple[Tensor, Tensor, Tape]:
+        """Return the residual stream before the feed-forward, what that adds to it, and the tape."""
+        attention, output = self._attention(residual, addend, positions, drops)
+        middle = torch.empty_like(output)
+        feed_forward, joined = self._feed_forward(attention.hidden, output, middle, drops)
+        return middle, self.down.forward(joined), Tape(attention, feed_forward)
 
-    def replay(self, hidden: Tensor, positions: Positions, seeds: Seeds) -> Tape:
-        """Make the tape again from `Tape.hidden`; the last product, a quarter of the block, is not needed for it."""
-        return self._record(hidden, None, positions, seeds)[0]
+    def forward_without_tape(
+        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` returns, but the block's input in place of the tape, which `backward` makes again.
 
-    def _record(
-        self, residual: Tensor, addend: Tensor | None, positions: Positions, seeds: Seeds
-    ) -> tuple[Tape, Tensor]:
-        """Compute all but the last product; return the tape and that product's input."""
-        shape, kernels, tokens = self._shape, self._kernels, len(residual)
-        joined = self.qkv.new_input(tokens)
-        normalised = joined[:, : shape.hidden_size]
-        hidden, inverse_rms = kernels.add_and_normalise(
-            residual, addend, self.attention_norm, shape.norm_epsilon, normalised
+        The feed-forward, whose activations are the widest, is computed for some tokens at a time, here and there.
+        """
+        attention, output = self._attention(residual, addend, positions, drops)
+        middle, added = torch.empty_like(output), torch.empty_like(output)
+        for some in chunks_of(len(output)):
+            _, joined = self._feed_forward(
+                attention.hidden[some], output[some], middle[some], drops.from_row(some.start)
+            )
+            added[some] = self.down.forward(joined)
+        return middle, added, attention.hidden
+
+    def _attention(
+        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops
+    ) -> tuple[AttentionTape, Tensor]:
+        """Compute attention; return the tape and what it adds to the residual stream."""
+        shape = self._shape
+        joined = self.qkv.new_input(len(residual))
+        hidden, inverse_rms = self._kernels.add_and_normalise(
+            residual, addend, self.attention_norm, shape.norm_epsilon, joined[:, : shape.hidden_size]
         )
-        qkv_narrow = self.qkv.narrow(joined, seeds.qkv)
+        qkv_narrow = self.qkv.narrow(joined, drops.qkv)
         qkv = self.qkv.forward(joined)
+        del joined
         attended = self._attend(qkv, positions)
-        output, output_narrow = self.attention_output.forward_apart(attended.output, seeds.output)
+        output, output_narrow = self.attention_output.forward_apart(attended.output.detach(), drops.output)
+        return AttentionTape(hidden, inverse_rms, attended, qkv_narrow, output_narrow), output
 
+    def _feed_forward(
+        self, hidden: Tensor, output: Tensor, middle: Tensor, drops: Drops
+    ) -> tuple[FeedForwardTape, Tensor]:
+        """Compute the feed-forward but for its last product, which no tape needs.
+
+        Args:
+            hidden: the residual stream before attention.
+            output: what attention adds to it.
+            middle: overwritten with the sum of the two.
+            drops: of the tokens.
+
+        Returns:
+            the tape, and the input of the last product.
+        """
+        shape, kernels, tokens = self._shape, self._kernels, len(hidden)
         joined = self.gate_and_up.new_input(tokens)
-        normalised = joined[:, : shape.hidden_size]
-        middle, middle_inverse_rms = kernels.add_and_normalise(
-            hidden, output.detach(), self.feed_forward_norm, shape.norm_epsilon, normalised
+        _, inverse_rms = kernels.add_and_normalise(
+            hidden, output, self.feed_forward_norm, shape.norm_epsilon, joined[:, : shape.hidden_size], middle
         )
-        gate_and_up_narrow = self.gate_and_up.narrow(joined, seeds.gate_and_up)
+        gate_and_up_narrow = self.gate_and_up.narrow(joined, drops.gate_and_up)
         gate_and_up = self.gate_and_up.forward(joined)
         joined = self.down.new_input(tokens)
         kernels.gate(gate_and_up, joined[:, : shape.intermediate_size])
-        down_narrow = self.down.narrow(joined, seeds.down)
-        tape = Tape(
-            hidden,
-            inverse_rms,
-            attended,
-            middle,
-            middle_inverse_rms,
-            gate_and_up,
-            qkv_narrow,
-            output_narrow,
-            gate_and_up_narrow,
-            down_narrow,
-        )
-        return tape, joined
+        down_narrow = self.down.narrow(joined, drops.down)
+        return FeedForwardTape(middle, inverse_rms, gate_and_up, gate_and_up_narrow, down_narrow), joined
 
     def _attend(self, qkv: Tensor, positions: Positions) -> Attended:
         shape = self._shape
@@ -170,51 +214,65 @@ class FusedLayer(nn.Module):
         queries, keys, values = torch.split(heads, [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
         return attend(queries, keys, values, positions.documents)
 
+    # --- backward -----------------------------------------------------------------------------------------------------
+
     def backward(
-        self, tape: Tape, joined: Tensor, positions: Positions, seeds: Seeds, below: "FusedLayer | None"
+        self, tape: Tape | Tensor, joined: Tensor, positions: Positions, drops: Drops, below: "FusedLayer | None"
     ) -> Tensor | None:
         """Add to the adapters' gradients, and return the gradient of the block's input.
 
         Args:
-            tape: of the forward pass.
+            tape: of the forward pass, or the block's input.
             joined: gradient of the residual stream behind the block, in a buffer of `down.new_gradient`.
             positions: of the forward pass.
-            seeds: of the forward pass.
+            drops: of the forward pass.
             below: the block that gets the gradient, in a buffer of its own; None where nothing needs it.
         """
-        joined = self._feed_forward_backward(tape, joined, seeds)
-        return self._attention_backward(tape, joined, positions, seeds, below)
+        out = self.attention_output.new_gradient(len(joined))
+        if isinstance(tape, Tape):
+            attention = tape.attention
+            self._feed_forward_backward(tape.feed_forward, joined, drops, out)
+        else:
+            attention = self._backward_without_tape(tape, joined, positions, drops, out)
+        return self._attention_backward(attention, out, positions, drops, below)
 
-    def _feed_forward_backward(self, tape: Tape, joined: Tensor, seeds: Seeds) -> Tensor:
-        size, tokens = self._shape.hidden_size, len(joined)
+    def _backward_without_tape(
+        self, hidden: Tensor, joined: Tensor, positions: Positions, drops: Drops, out: Tensor
+    ) -> AttentionTape:
+        """Do the backward pass of the feed-forward from the block's input, and return the tape of attention."""
+        attention, output = self._attention(hidden, None, positions, drops)
+        for some in chunks_of(len(hidden)):
+            own, middle = drops.from_row(some.start), torch.empty_like(output[some])
+            tape, _ = self._feed_forward(hidden[some], output[some], middle, own)
+            self._feed_forward_backward(tape, joined[some], own, out[some])
+        return attention
+
+    def _feed_forward_backward(self, tape: FeedForwardTape, joined: Tensor, drops: Drops, out: Tensor) -> None:
+        """Write the gradient of the residual stream before the feed-forward into a buffer of attention's output."""
+        size = self._shape.hidden_size
         self.down.narrow_gradient(joined)
-        gradient = self.down.backward(joined, seeds.down)
-        inner = self.gate_and_up.new_gradient(tokens)
-        at_once = seeds.down is None and self._adds_gradients_at_the_gate
+        gradient = self.down.backward(joined, drops.down)
+        inner = self.gate_and_up.new_gradient(len(joined))
+        at_once = drops.down is None and self._adds_gradients_at_the_gate
         if at_once:
             self._gate_backward_with_adapters(tape, joined, gradient, inner)
         else:
             self._kernels.gate_backward(tape.gate_and_up, gradient, inner[:, : self.gate_and_up.outputs])
-            self.down.add_gradients_of_a(joined, gradient, self.adapters, seeds.down)
+            self.down.add_gradients_of_a(joined, gradient, self.adapters, drops.down)
         self.down.add_gradients_of_b(joined, tape.down_narrow, self.adapters)
 
         self.gate_and_up.narrow_gradient(inner)
-        gradient = self.gate_and_up.backward(inner, seeds.gate_and_up)
-        out = self.attention_output.new_gradient(tokens)
+        gradient = self.gate_and_up.backward(inner, drops.gate_and_up)
         self._kernels.normalise_backward(
-            gradient,
-            tape.middle,
-            tape.feed_forward_inverse_rms,
-            self.feed_forward_norm,
-            joined[:, :size],
-            out[:, :size],
+            gradient, tape.middle, tape.inverse_rms, self.feed_forward_norm, joined[:, :size], out[:, :size]
         )
-        self.gate_and_up.add_gradients_of_a(inner, gradient, self.adapters, seeds.gate_and_up)
+        self.gate_and_up.add_gradients_of_a(inner, gradient, self.adapters, drops.gate_and_up)
         if not at_once:
             self.gate_and_up.add_gradients_of_b(inner, tape.gate_and_up_narrow, self.adapters)
-        return out
 
-    def _gate_backward_with_adapters(self, tape: Tape, joined: Tensor, gradient: Tensor, inner: Tensor) -> None:
+    def _gate_backward_with_adapters(
+        self, tape: FeedForwardTape, joined: Tensor, gradient: Tensor, inner: Tensor
+    ) -> None:
         """Compute the gradients of gate and up, and those of the adapters that they or their product are factors of."""
         gate, up, down = (self.adapters[target] for target in (*GATE_AND_UP, LoraTarget.DOWN_PROJ))
         self._kernels.gate_backward_with_adapters(
@@ -229,13 +287,13 @@ class FusedLayer(nn.Module):
         )
 
     def _attention_backward(
-        self, tape: Tape, joined: Tensor, positions: Positions, seeds: Seeds, below: "FusedLayer | None"
+        self, tape: AttentionTape, joined: Tensor, positions: Positions, drops: Drops, below: "FusedLayer | None"
     ) -> Tensor | None:
         size, tokens = self._shape.hidden_size, len(joined)
         linear, attended = self.attention_output, tape.attended
         linear.narrow_gradient(joined)
-        gradient = linear.backward(joined, seeds.output)
-        linear.add_gradients(joined, attended.output.detach(), tape.output_narrow, self.adapters, seeds.output)
+        gradient = linear.backward(joined, drops.output)
+        linear.add_gradients(joined, attended.output.detach(), tape.output_narrow, self.adapters, drops.output)
         inner = self.qkv.new_gradient(tokens)
         self._kernels.rotate_backward(
             *attend_backward(attended, gradient),
@@ -247,15 +305,16 @@ class FusedLayer(nn.Module):
         )
         self.qkv.narrow_gradient(inner)
         # What the block below gets; the lowest block still needs its normalised input for the gradient of A.
-        gradient = torch.zeros_like(tape.hidden) if below is None else self.qkv.backward(inner, seeds.qkv)
+        gradient = torch.zeros_like(tape.hidden) if below is None else self.qkv.backward(inner, drops.qkv)
         out = joined if below is None else below.down.new_gradient(tokens)
         self._kernels.normalise_backward(
-            gradient,
-            tape.hidden,
-            tape.attention_inverse_rms,
-            self.attention_norm,
-            joined[:, :size],
-            out[:, :size],
+            gradient, tape.hidden, tape.inverse_rms, self.attention_norm, joined[:, :size], out[:, :size]
         )
-        self.qkv.add_gradients(inner, gradient, tape.qkv_narrow, self.adapters, seeds.qkv)
+        self.qkv.add_gradients(inner, gradient, tape.qkv_narrow, self.adapters, drops.qkv)
         return None if below is None else out
+
+
+def chunks_of(tokens: int) -> list[slice]:
+    """Return the tokens that a feed-forward without a tape computes at once."""
+    starts = range(0, tokens, FEED_FORWARD_TOKENS)
+    return [slice(start, min(start + FEED_FORWARD_TOKENS, tokens)) for start in starts]

@@ -1,23 +1,20 @@
 """Linear layers that read the same input, with their adapters, as one matrix product.
 
-A frozen weight and its adapter lie in one buffer of [outputs + p, inputs + p] numbers:
-
-    W  B        W: the weights of all layers of the group, one above the other
-    A  0        A, B: their adapters; p is the sum of their ranks, rounded up to `COLUMN_MULTIPLE`
-
-With the input x beside t = s x A' in one buffer of activations, the output x W' + t B' is one product, as is, with the
-incoming gradient g beside u = s g B, the gradient g W + u A of the input. An adapter then adds a few columns to a large
-product in place of passes of its own over its outputs: 9 % of a step on an H100, see docs/LOG.md.
+The input x lies beside t = s x A' in one buffer, the incoming gradient g beside u = s g B. What the frozen weights are
+kept as, and how their product takes those columns along, `frozen` knows; here is what an adapter needs besides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
+from finetune_trainer.filling import Destination
+from finetune_trainer.fused.frozen.weight import FrozenFormat, GroupSize, Places
 from finetune_trainer.kernels import kernels_for
 
 # Of a row of 16-bit numbers: tensor cores take rows that start on 128 bytes (rank 16 without it: 1.3 % of a step).
@@ -35,10 +32,17 @@ class LowRank(nn.Module):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an adapter lies in the buffer of its group."""
+    """Where an adapter lies among those of its group."""
 
     outputs: slice  # rows of W and B
     ranks: slice  # rows of A, columns of B
+
+
+class Drop(NamedTuple):
+    """Which values of an input the adapters do not see, see `kernels.plain.drop`."""
+
+    seed: int
+    first_row: int = 0
 
 
 class FusedLinear:
@@ -48,8 +52,7 @@ class FusedLinear:
         targets: of the group, in the order of their outputs.
         shape: of the model.
         lora: the adapter; a layer that is no target of it has none.
-        dtype: of weights and products.
-        device: to hold them.
+        frozen: what weights are kept as.
         has_bias: the layers have one.
     """
 
@@ -58,52 +61,65 @@ class FusedLinear:
         targets: Sequence[LoraTarget],
         shape: ModelShape,
         lora: Lora,
-        dtype: torch.dtype,
-        device: torch.device,
+        frozen: FrozenFormat,
         has_bias: bool = False,
     ) -> None:
         sizes = [shape.linears[target] for target in targets]
         self.inputs, self.outputs = sizes[0][0], sum(outputs for _, outputs in sizes)
         self.scale, self.dropout = lora.alpha / lora.rank, lora.dropout
-        self.kernels = kernels_for(device)
-        self.slots: dict[LoraTarget, Slot] = {}
-        self.weights: dict[LoraTarget, Tensor] = {}
+        self.kernels = kernels_for(frozen.device)
+        self._dtype, self._device = frozen.dtype, frozen.device
         adapted = [target for target in targets if target in lora.targets]
-        self.num_columns = -(-len(adapted) * lora.rank // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        rows, columns = self.outputs + self.num_columns, self.inputs + self.num_columns
-        # Zeros, as the columns that rounding up has left are multiplied with.
-        self.buffer = torch.zeros(rows, columns, dtype=dtype, device=device)
-        self.bias = torch.zeros(self.outputs, dtype=dtype, device=device) if has_bias else None
-        self.biases: dict[LoraTarget, Tensor] = {}
+        ranks = len(adapted) * lora.rank
+        self.num_columns = -(-ranks // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        self.weight = frozen.make_weight(GroupSize(self.inputs, self.outputs, ranks, self.num_columns))
+        self.bias = torch.zeros(self.outputs, dtype=frozen.dtype, device=frozen.device) if has_bias else None
+        self.slots: dict[LoraTarget, Slot] = {}
+        self._rows: dict[LoraTarget, slice] = {}
+        self._staged: Tensor | None = None
+        self._awaited = set(targets)
         start = 0
         for target, (_, outputs) in zip(targets, sizes, strict=True):
             own = slice(start, start + outputs)
-            self.weights[target] = self.buffer[own, : self.inputs]
-            if self.bias is not None:
-                self.biases[target] = self.bias[own]
+            self._rows[target] = own
             if target in adapted:
                 first = adapted.index(target) * lora.rank
                 self.slots[target] = Slot(own, slice(first, first + lora.rank))
             start += outputs
 
-    @property
-    def matrix_a(self) -> Tensor:
-        """The A matrices of the group, one above the other, [num_columns, inputs]."""
-        return self.buffer[self.outputs :, : self.inputs]
+    def destinations(self) -> dict[LoraTarget, Destination]:
+        """Return where the weights of the layers go. They come one by one, and are rounded when all are there."""
+        return {
+            target: Destination(torch.Size((rows.stop - rows.start, self.inputs)), self._stage(target))
+            for target, rows in self._rows.items()
+        }
 
-    @property
-    def matrix_b(self) -> Tensor:
-        """The B matrices of the group on a diagonal, [outputs, num_columns]."""
-        return self.buffer[: self.outputs, self.inputs :]
+    def biases(self) -> dict[LoraTarget, Destination]:
+        """Return where the biases go."""
+        bias = self.bias
+        return {} if bias is None else {target: Destination.of(bias[rows]) for target, rows in self._rows.items()}
 
-    def places(self, adapters: Mapping[LoraTarget, LowRank]) -> list[tuple[Tensor, Tensor]]:
-        """Return where the values of each adapter go: pairs of a place in the buffer and the values."""
+    def _stage(self, target: LoraTarget) -> Callable[[Tensor], Tensor]:
+        def fill(weight: Tensor) -> Tensor:
+            if self._staged is None:
+                self._staged, self._awaited = self.weight.staging(), set(self._rows)
+            place = self._staged[self._rows[target]].copy_(weight)
+            self._awaited.discard(target)
+            if not self._awaited:
+                self.weight.load(self._staged)
+                self._staged = None
+            return place
+
+        return fill
+
+    def places(self, adapters: Mapping[LoraTarget, LowRank]) -> Places:
+        """Return where the values of each adapter go: pairs of a place among the columns and the values."""
         return [
             pair
             for target, slot in self.slots.items()
             for pair in (
-                (self.matrix_a[slot.ranks], adapters[target].lora_a),
-                (self.matrix_b[slot.outputs, slot.ranks], adapters[target].lora_b),
+                (self.weight.matrix_a[slot.ranks], adapters[target].lora_a),
+                (self.weight.matrix_b[slot.outputs, slot.ranks], adapters[target].lora_b),
             )
         ]
 
@@ -111,71 +127,67 @@ class FusedLinear:
 
     def new_input(self, tokens: int) -> Tensor:
         """Return an empty buffer for the input x and the narrow product t beside it, [tokens, inputs + num_columns]."""
-        return self.buffer.new_empty(tokens, self.inputs + self.num_columns)
+        return torch.empty(tokens, self.inputs + self.num_columns, dtype=self._dtype, device=self._device)
 
-    def narrow(self, joined: Tensor, seed: int | None) -> Tensor:
+    def narrow(self, joined: Tensor, drop: Drop | None) -> Tensor:
         """Write t = s x A' beside x, and return a copy of it, [tokens, num_columns].
 
         Args:
             joined: of `new_input`, x written.
-            seed: of the dropout of x; None drops nothing.
+            drop: the dropout of x; None drops nothing.
         """
         t = joined[:, self.inputs :]
-        self._narrow(joined[:, : self.inputs], t, seed)
+        self._narrow(joined[:, : self.inputs], t, drop)
         return t.clone()
 
     def forward(self, joined: Tensor) -> Tensor:
         """Map x with t beside it to the output, [tokens, outputs]."""
-        weight = self.buffer[: self.outputs].T
-        return joined @ weight if self.bias is None else torch.addmm(self.bias, joined, weight)
+        return self.weight.forward(joined, self.bias)
 
-    def forward_apart(self, x: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
-        """Return the output and t for an x that lies elsewhere; it takes another pass over the output."""
-        output = x @ self.buffer[: self.outputs, : self.inputs].T
+    def forward_apart(self, x: Tensor, drop: Drop | None) -> tuple[Tensor, Tensor]:
+        """Return the output and t for an x that lies elsewhere; it may take another pass over the output."""
         t = x.new_empty(len(x), self.num_columns)
-        if self.num_columns:
-            self._narrow(x, t, seed)
-            output.addmm_(t, self.matrix_b.T)
-        return output, t
+        self._narrow(x, t, drop)
+        return self.weight.forward_apart(x, t), t
 
-    def _narrow(self, x: Tensor, out: Tensor, seed: int | None) -> None:
+    def _narrow(self, x: Tensor, out: Tensor, drop: Drop | None) -> None:
         if self.num_columns:
-            torch.addmm(out, self._dropped(x, seed), self.matrix_a.T, beta=0, alpha=self.scale, out=out)
+            torch.addmm(out, self._dropped(x, drop), self.weight.matrix_a.T, beta=0, alpha=self.scale, out=out)
 
-    def _dropped(self, x: Tensor, seed: int | None) -> Tensor:
-        if seed is None:
+    def _dropped(self, x: Tensor, drop: Drop | None) -> Tensor:
+        if drop is None:
             return x
         dropped = torch.empty_like(x)
-        self.kernels.drop(x, self.dropout, seed, dropped)
+        self.kernels.drop(x, self.dropout, drop.seed, drop.first_row, dropped)
         return dropped
 
     # --- backward -----------------------------------------------------------------------------------------------------
 
     def new_gradient(self, tokens: int) -> Tensor:
         """Return an empty buffer for a gradient g of the output and u beside it, [tokens, outputs + num_columns]."""
-        return self.buffer.new_empty(tokens, self.outputs + self.num_columns)
+        return torch.empty(tokens, self.outputs + self.num_columns, dtype=self._dtype, device=self._device)
 
     def narrow_gradient(self, joined: Tensor) -> None:
         """Write u = s g B beside g."""
         if self.num_columns:
             u = joined[:, self.outputs :]
-            torch.addmm(u, joined[:, : self.outputs], self.matrix_b, beta=0, alpha=self.scale, out=u)
+            torch.addmm(u, joined[:, : self.outputs], self.weight.matrix_b, beta=0, alpha=self.scale, out=u)
 
-    def backward(self, joined: Tensor, seed: int | None) -> Tensor:
+    def backward(self, joined: Tensor, drop: Drop | None) -> Tensor:
         """Map g with u beside it to the gradient of x, [tokens, inputs].
 
         What was dropped on the way to the adapter gets no gradient from it, so with dropout the two parts are two
         products and another pass.
         """
-        if seed is None or not self.num_columns:
-            return joined @ self.buffer[:, : self.inputs]
-        gradient = joined[:, : self.outputs] @ self.buffer[: self.outputs, : self.inputs]
-        through_adapter = joined[:, self.outputs :] @ self.matrix_a
-        self.kernels.add_dropped(gradient, through_adapter, self.dropout, seed)
+        if drop is None or not self.num_columns:
+            return self.weight.backward(joined)
+        gradient = self.weight.backward_frozen(joined[:, : self.outputs])
+        through_adapter = joined[:, self.outputs :] @ self.weight.matrix_a
+        self.kernels.add_dropped(gradient, through_adapter, self.dropout, drop.seed, drop.first_row)
         return gradient
 
     def add_gradients(
-        self, joined: Tensor, x: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank], seed: int | None
+        self, joined: Tensor, x: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank], drop: Drop | None
     ) -> None:
         """Add to the gradients of A and B.
 
@@ -184,17 +196,17 @@ class FusedLinear:
             x: [tokens, inputs].
             narrow: t, [tokens, num_columns].
             adapters: of the group; their `grad` is added to.
-            seed: of the forward pass.
+            drop: of the forward pass.
         """
-        self.add_gradients_of_a(joined, x, adapters, seed)
+        self.add_gradients_of_a(joined, x, adapters, drop)
         self.add_gradients_of_b(joined, narrow, adapters)
 
     def add_gradients_of_a(
-        self, joined: Tensor, x: Tensor, adapters: Mapping[LoraTarget, LowRank], seed: int | None
+        self, joined: Tensor, x: Tensor, adapters: Mapping[LoraTarget, LowRank], drop: Drop | None
     ) -> None:
         """Add u' x to the gradients of A."""
         if self.slots:
-            product = wide_product(joined[:, self.outputs :].T, self._dropped(x, seed))
+            product = wide_product(joined[:, self.outputs :].T, self._dropped(x, drop))
             for target, slot in self.slots.items():
                 gradient_of(adapters[target].lora_a).add_(product[slot.ranks])
 

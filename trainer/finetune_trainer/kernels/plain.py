@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finetune_trainer.kernels.formats import E4M3, NF4_BLOCK, ROW_PEAK, SMALLEST_SCALE, TAIL_PEAK, AdapterTail
+
 
 def add_and_normalise(
-    residual: Tensor, addend: Tensor | None, weight: Tensor, epsilon: float, normalised: Tensor
+    residual: Tensor,
+    addend: Tensor | None,
+    weight: Tensor,
+    epsilon: float,
+    normalised: Tensor,
+    summed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add two streams and write the RMS norm of their sum (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
 
@@ -18,11 +25,12 @@ def add_and_normalise(
         weight: of the norm, [hidden_size].
         epsilon: of the norm.
         normalised: [tokens, hidden_size], overwritten.
+        summed: where the sum goes, [tokens, hidden_size], if not into memory of its own.
 
     Returns:
         the sum, [tokens, hidden_size], and one over its root mean square, fp32 [tokens].
     """
-    summed = residual if addend is None else residual + addend
+    summed = residual if addend is None else torch.add(residual, addend, out=summed)
     wide = _widened(summed)
     inverse_rms = torch.rsqrt(wide.square().mean(-1) + epsilon)
     normalised.copy_(wide * inverse_rms[:, None] * _widened(weight))
@@ -165,6 +173,11 @@ def make_copier(pairs: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     return lambda: torch._foreach_copy_(places, matrices)
 
 
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Return rows of a table, [number of rows, columns]; with a GPU the table may be in the host's pinned memory."""
+    return functional.embedding(rows, table)
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return -log softmax(logits)[target] of each row, and replace the logits by its gradient.
 
@@ -184,21 +197,113 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return losses
 
 
-def drop(values: Tensor, probability: float, seed: int, out: Tensor) -> None:
+def drop(values: Tensor, probability: float, seed: int, first_row: int, out: Tensor) -> None:
     """Set each value to zero with a probability, and divide the others by what is left of one.
 
     Args:
         values: [rows, columns].
         probability: of a zero.
         seed: below 2**31; names which values are dropped, together with their place.
+        first_row: place of the first row, where the values are rows of a larger matrix.
         out: [rows, columns], overwritten.
     """
-    out.copy_(_widened(values) * _kept(values, probability, seed) / (1 - probability))
+    out.copy_(_widened(values) * _kept(values, probability, seed, first_row) / (1 - probability))
 
 
-def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int) -> None:
+def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int, first_row: int) -> None:
     """Add values to a total as `drop` would leave them; the backward half of `drop`."""
-    total.copy_(_widened(total) + _widened(values) * _kept(values, probability, seed) / (1 - probability))
+    kept = _kept(values, probability, seed, first_row)
+    total.copy_(_widened(total) + _widened(values) * kept / (1 - probability))
+
+
+# --- fp8 --------------------------------------------------------------------------------------------------------------
+
+
+def round_rows(values: Tensor, narrow: Tensor | None, peaks: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Round rows to fp8, each divided by a scale of its own, with three columns for each one of an adapter's.
+
+    Args:
+        values: [tokens, columns].
+        narrow: what the adapter's columns are multiplied with, [tokens, ranks]; None for none.
+        peaks: of the adapter's columns, see `make_tail_writer`.
+        width: columns of the result; those behind the last one are zero.
+
+    Returns:
+        e4m3 [tokens, width]: values | hi | lo | hi, where hi + lo is the narrow one; and the scales, fp32 [tokens].
+    """
+    wide, columns = _widened(values), values.shape[1]
+    peak = wide.abs().amax(1) / ROW_PEAK
+    tail = None if narrow is None else _widened(narrow) * _tail_factor(peaks)
+    if tail is not None:
+        peak = torch.maximum(peak, tail.abs().amax(1) / TAIL_PEAK)
+    scales = peak.clamp(min=SMALLEST_SCALE)
+    rounded = torch.zeros(len(values), width, dtype=E4M3, device=values.device)
+    rounded[:, :columns] = (wide / scales[:, None]).to(E4M3)
+    if tail is not None:
+        high, low = _in_two(tail / scales[:, None])
+        ranks = tail.shape[1]
+        rounded[:, columns : columns + 3 * ranks] = torch.cat([high, low, high], dim=1)
+    return rounded, scales.float()
+
+
+def multiply_rounded(
+    rows: Tensor, row_scales: Tensor, columns: Tensor, column_scales: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return a product of two matrices in fp8.
+
+    Args:
+        rows: e4m3 [m, k].
+        row_scales: fp32 [m].
+        columns: e4m3 [n, k].
+        column_scales: fp32 [n].
+        dtype: of the result, [m, n].
+    """
+    return ((rows.float() @ columns.float().T) * row_scales[:, None] * column_scales).to(dtype)
+
+
+def make_tail_writer(tails: Sequence[AdapterTail]) -> Callable[[], None]:
+    """Return what writes the columns of adapters behind those of weights in fp8: hi, hi and lo.
+
+    The adapter is divided by its row's scale, and where that would not leave it room, by a factor, which `round_rows`
+    multiplies its narrow side with. The factor follows from `AdapterTail.peaks`, whose largest is the largest number of
+    the adapter divided by its row's scale.
+    """
+
+    def write() -> None:
+        for adapter, numbers, scales, peaks in tails:
+            scaled = _widened(adapter) / scales[:, None]
+            peaks.zero_()
+            peaks[0] = scaled.abs().max()
+            high, low = _in_two(scaled / _tail_factor(peaks))
+            numbers[:, : 3 * adapter.shape[1]] = torch.cat([high, high, low], dim=1)
+
+    return write
+
+
+def _tail_factor(peaks: Tensor) -> Tensor:
+    return (peaks.max() / TAIL_PEAK).clamp(min=1.0)
+
+
+def _in_two(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values as the sum of two in e4m3."""
+    high = values.to(E4M3)
+    return high, (values - high.to(values.dtype)).to(E4M3)
+
+
+# --- NF4 --------------------------------------------------------------------------------------------------------------
+
+
+def expand_nf4(packed: Tensor, peaks: Tensor, values: Tensor, out: Tensor) -> None:
+    """Write a weight in NF4 as numbers.
+
+    Args:
+        packed: two numbers a byte, the first in the high half, uint8 [rows * columns / 2].
+        peaks: largest magnitude of each block, [rows * columns / NF4_BLOCK].
+        values: NF4_VALUES, fp32 [16].
+        out: [rows, columns], overwritten.
+    """
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).view(-1, NF4_BLOCK)
+    out.copy_((values[codes.int()] * peaks.float()[:, None]).view(out.shape))
 
 
 def _widened(values: Tensor) -> Tensor:
@@ -218,13 +323,14 @@ def _turned(columns: Tensor, head_dim: int, cosine: Tensor, sine: Tensor, interl
     return joined.flatten(1)
 
 
-def _kept(values: Tensor, probability: float, seed: int) -> Tensor:
+def _kept(values: Tensor, probability: float, seed: int, first_row: int) -> Tensor:
     """Say which values stay, bool of their shape: those whose place hashes to a large number.
 
     The hash is lowbias32 (https://github.com/skeeto/hash-prospector), which a GPU computes faster than it reads. Its
     32-bit words live in the low halves of int64 here.
     """
-    word, mask = torch.arange(values.numel(), device=values.device) + seed * 0x9E3779B1, 0xFFFFFFFF
+    start, mask = seed * 0x9E3779B1 + first_row * values.shape[1], 0xFFFFFFFF
+    word = torch.arange(values.numel(), device=values.device) + start
     word = word & mask
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         word = ((word ^ (word >> shift)) * factor) & mask

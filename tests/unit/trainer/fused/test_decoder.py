@@ -1,5 +1,6 @@
 """The fused step against the plain one, which is held against transformers and PEFT."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import torch
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.data.batch import Batch, make_batch
+from finetune_trainer.filling import fill_weights
+from finetune_trainer.fused import layer
 from finetune_trainer.fused.decoder import FusedDecoder
-from finetune_trainer.lora import adapter_parameters, add_adapters
+from finetune_trainer.fused.frozen.fp8 import Fp8
+from finetune_trainer.fused.frozen.nf4 import Nf4
+from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.lora import LoraLinear, adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import build_model, read_weights
-from finetune_trainer.sharding import fill_model, fill_weights
+from finetune_trainer.sharding import fill_model
 from tests.tiny_run import random_sequence, write_tiny_model
 
 CPU = torch.device("cpu")
@@ -60,10 +66,12 @@ def randomise(model: torch.nn.Module) -> None:
             parameter.copy_(torch.randn_like(parameter) * 0.1)
 
 
-def fused_decoder(directory: Path, lora: Lora, checkpoint_activations: bool = False) -> FusedDecoder:
+def fused_decoder(
+    directory: Path, lora: Lora, checkpoint_activations: bool = False, frozen: FrozenFormat | None = None
+) -> FusedDecoder:
     shape = read_shape(directory)
-    model = FusedDecoder(shape, lora, torch.float32, CPU, 64, checkpoint_activations)
-    fill_weights(model.frozen(), read_weights(directory, shape))
+    model = FusedDecoder(shape, lora, torch.float32, CPU, 64, checkpoint_activations, frozen)
+    fill_weights(model.destinations(), read_weights(directory, shape))
     randomise(model)
     model.begin_step()
     return model
@@ -79,13 +87,24 @@ def result_of(model: torch.nn.Module, batch: Batch, times: int = 1) -> Result:
     return Result(loss.item(), {name: gradient for name, gradient in gradients.items() if gradient is not None})
 
 
-def plain_result(directory: Path, lora: Lora, batch: Batch) -> Result:
+def plain_result(
+    directory: Path,
+    lora: Lora,
+    batch: Batch,
+    change: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
+    with_adapter: bool = True,
+) -> Result:
     shape = read_shape(directory)
     model = build_model(shape, torch.float32, 64, checkpoint_activations=False)
     add_adapters(model, lora)
-    fill_model(model, read_weights(directory, shape), CPU)
+    weights = read_weights(directory, shape)
+    changed = weights if change is None else ((name, change(name, weight)) for name, weight in weights)
+    fill_model(model, changed, CPU)
     model.fill_rotary_cache(CPU)
-    randomise(model)
+    if with_adapter:
+        randomise(model)
+    else:
+        initialise_adapters(model, 0)  # B is zero
     return result_of(model, batch)
 
 
@@ -124,6 +143,20 @@ def test_activations_that_are_computed_again_change_nothing(tmp_path: Path) -> N
         results.append(result_of(model, packed_batch()))
     assert results[1].loss == results[0].loss
     assert all(torch.equal(results[1].gradients[name], found) for name, found in results[0].gradients.items())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_feed_forward_in_parts_changes_nothing(
+    tmp_path: Path, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_model(tmp_path)
+    results = []
+    for tokens_at_once in (4096, 7):
+        monkeypatch.setattr(layer, "FEED_FORWARD_TOKENS", tokens_at_once)
+        model = fused_decoder(tmp_path, Lora(rank=4, alpha=8, dropout=dropout), checkpoint_activations=True)
+        torch.manual_seed(11)
+        results.append(result_of(model, packed_batch()))
+    assert_same(results[1], results[0], tolerance=1e-5)
 
 
 def test_gradients_of_micro_batches_add_up(tmp_path: Path) -> None:
@@ -190,3 +223,95 @@ def test_a_batch_without_targets_adds_nothing(tmp_path: Path) -> None:
     result = result_of(fused_decoder(tmp_path, ALL_LINEARS), make_batch([None], length_multiple=8))
     assert result.loss == 0.0
     assert all(not gradient.any() for gradient in result.gradients.values())
+
+
+# --- frozen weights in narrow formats ---------------------------------------------------------------------------------
+
+NF4_QUANTILES = (
+    *(-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0),
+    *(0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0),
+)
+
+
+def as_nf4_has_it(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """A weight of a block rounded to NF4 number by number, as bitsandbytes' table has it; others stay as they are."""
+    if not (name.startswith("layers.") and weight.dim() == 2):
+        return weight
+    blocks = weight.numpy().reshape(-1, 64)
+    peaks = torch.from_numpy(np.abs(blocks).max(1)).bfloat16().float().numpy()[:, None]
+    quantiles = np.array(NF4_QUANTILES, np.float32)
+    nearest = np.abs(blocks[:, :, None] / peaks[:, :, None] - quantiles).argmin(-1)
+    return torch.from_numpy((quantiles[nearest] * peaks).reshape(weight.shape))
+
+
+@pytest.mark.parametrize("recomputes", [False, True], ids=["activations kept", "computed again"])
+@pytest.mark.parametrize(("model_type", "settings"), MODELS.values(), ids=MODELS.keys())
+def test_in_nf4_loss_and_gradients_are_those_of_the_rounded_weights(
+    tmp_path: Path, model_type: str, settings: dict[str, Any], recomputes: bool
+) -> None:
+    write_tiny_model(tmp_path, model_type, **settings)
+    expected = plain_result(tmp_path, ALL_LINEARS, packed_batch(), as_nf4_has_it)
+    ours = fused_decoder(tmp_path, ALL_LINEARS, recomputes, Nf4(torch.float32, CPU))
+    assert_same(result_of(ours, packed_batch()), expected, tolerance=1e-4)
+
+
+def test_in_nf4_values_that_have_changed_are_used_from_the_next_step_on(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, ALL_LINEARS, frozen=Nf4(torch.float32, CPU))
+    with torch.no_grad():
+        before = model(whole_rows()).item()
+        for parameter in adapter_parameters(model).values():
+            parameter.zero_()
+        model.begin_step()
+        after = model(whole_rows()).item()
+    assert before != pytest.approx(after, rel=1e-4)
+    expected = plain_result(tmp_path, ALL_LINEARS, whole_rows(), as_nf4_has_it, with_adapter=False)
+    assert after == pytest.approx(expected.loss, rel=1e-5)
+
+
+def rounded_to_e4m3(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix as fp8 has it, with the largest number of each row at 448."""
+    scales = matrix.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 448
+    return (matrix / scales).to(torch.float8_e4m3fn).float() * scales
+
+
+class Fp8Linear(torch.autograd.Function):
+    """A frozen linear layer in fp8: every factor of its two products is rounded along what is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return rounded_to_e4m3(x) @ rounded_to_e4m3(weight).T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return rounded_to_e4m3(gradient) @ rounded_to_e4m3(weight.T.contiguous()).T, None
+
+
+def forward_in_fp8(self: LoraLinear, x: torch.Tensor) -> torch.Tensor:
+    """`LoraLinear.forward`, its frozen product in fp8."""
+    frozen: torch.Tensor = Fp8Linear.apply(x, self.weight)  # type: ignore[no-untyped-call]
+    low_rank = torch.nn.functional.linear(x, self.lora_a) * self.scale
+    adapted = frozen + torch.nn.functional.linear(low_rank, self.lora_b)
+    return adapted if self.bias is None else adapted + self.bias
+
+
+@pytest.mark.parametrize(("model_type", "settings"), MODELS.values(), ids=MODELS.keys())
+def test_in_fp8_gradients_lose_what_rounding_the_frozen_products_costs_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, settings: dict[str, Any]
+) -> None:
+    write_tiny_model(tmp_path, model_type, **settings)
+    exact = plain_result(tmp_path, ALL_LINEARS, packed_batch())
+    ours = result_of(fused_decoder(tmp_path, ALL_LINEARS, frozen=Fp8(torch.float32, CPU)), packed_batch())
+    monkeypatch.setattr(LoraLinear, "forward", forward_in_fp8)
+    rounded = plain_result(tmp_path, ALL_LINEARS, packed_batch())
+    # Which way numbers are rounded is chance, and the models are small: errors of the same size differ by a third.
+    assert 0 < whole_error(ours, exact) < 1.5 * whole_error(rounded, exact)
+    assert ours.loss == pytest.approx(exact.loss, rel=0.02)
+
+
+def whole_error(ours: Result, expected: Result) -> float:
+    """The error of all adapters' gradients together, as a share of their length."""
+    errors = sum(float((ours.gradients[name] - found).norm() ** 2) for name, found in expected.gradients.items())
+    return float((errors / sum(float(found.norm() ** 2) for found in expected.gradients.values())) ** 0.5)

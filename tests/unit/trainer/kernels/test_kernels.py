@@ -194,7 +194,7 @@ def test_cross_entropy_leaves_the_gradient_of_the_logits(form: tuple[torch.dtype
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     ones, out = torch.ones(200, 500), torch.empty(200, 500)
-    plain.drop(ones, 0.1, 12345, out)
+    plain.drop(ones, 0.1, 12345, 0, out)
     assert (out == 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
     assert out.mean().item() == pytest.approx(1.0, abs=0.004)
     # Neither rows nor columns are dropped together.
@@ -203,17 +203,17 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("seed", [0, 1, 2**31 - 2])
-def test_both_kernels_drop_the_same(probability: float, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "first_row"), [(0, 0), (1, 4096), (2**31 - 2, 1 << 20)])
+def test_both_kernels_drop_the_same(probability: float, seed: int, first_row: int) -> None:
     values, total = wide(3, 2100, torch.float32), wide(3, 2100, torch.float32)
     expected, ours = copies(total, total)
-    plain.drop(values, probability, seed, expected)
-    on_gpu.drop(values, probability, seed, ours)
+    plain.drop(values, probability, seed, first_row, expected)
+    on_gpu.drop(values, probability, seed, first_row, ours)
     torch.testing.assert_close(ours, expected)
     added, ours = copies(total, total)
-    plain.add_dropped(added, values, probability, seed)
+    plain.add_dropped(added, values, probability, seed, first_row)
     torch.testing.assert_close(added, total + expected)
-    on_gpu.add_dropped(ours, values, probability, seed)
+    on_gpu.add_dropped(ours, values, probability, seed, first_row)
     torch.testing.assert_close(ours, added)
 
 
@@ -221,6 +221,23 @@ def test_seeds_drop_different_values() -> None:
     kept = []
     for seed in (1, 2):
         out = torch.empty(50, 100)
-        plain.drop(torch.ones(50, 100), 0.5, seed, out)
+        plain.drop(torch.ones(50, 100), 0.5, seed, 0, out)
         kept.append(out > 0)
     assert (kept[0] == kept[1]).float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_rows_of_a_matrix_drop_what_the_matrix_drops() -> None:
+    values, whole = torch.randn(9, 40), torch.empty(9, 40)
+    plain.drop(values, 0.5, 3, 0, whole)
+    for kernels in (plain, on_gpu):
+        part = torch.empty(5, 40)
+        kernels.drop(values[4:], 0.5, 3, 4, part)
+        torch.testing.assert_close(part, whole[4:])
+
+
+def test_rows_are_gathered_from_a_table_of_the_host() -> None:
+    table = torch.randn(11, 2100, device="cpu")
+    on_host = table.pin_memory() if HAS_GPU else table
+    rows = torch.tensor([3, 10, 3, 0])
+    assert torch.equal(plain.gather_rows(table, rows.cpu()), table[[3, 10, 3, 0]])
+    assert torch.equal(on_gpu.gather_rows(on_host, rows).cpu(), table[[3, 10, 3, 0]])

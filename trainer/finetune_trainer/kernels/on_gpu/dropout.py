@@ -7,7 +7,7 @@ from torch import Tensor
 COLUMNS_PER_PROGRAM = 2048
 
 
-def drop(values: Tensor, probability: float, seed: int, out: Tensor) -> None:
+def drop(values: Tensor, probability: float, seed: int, first_row: int, out: Tensor) -> None:
     """Set each value to zero with a probability, and divide the others by what is left of one; see `plain.drop`."""
     rows, columns = values.shape
     _drop[(rows, triton.cdiv(columns, COLUMNS_PER_PROGRAM))](
@@ -17,7 +17,7 @@ def drop(values: Tensor, probability: float, seed: int, out: Tensor) -> None:
         values.stride(0),
         out.stride(0),
         columns,
-        _start_word(seed),
+        _start_word(seed, first_row * columns),
         int(probability * 2**32),
         1 / (1 - probability),
         ADDS=False,
@@ -26,7 +26,7 @@ def drop(values: Tensor, probability: float, seed: int, out: Tensor) -> None:
     )
 
 
-def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int) -> None:
+def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int, first_row: int) -> None:
     """Add values to a total as `drop` would leave them; see `plain.add_dropped`."""
     rows, columns = values.shape
     _drop[(rows, triton.cdiv(columns, COLUMNS_PER_PROGRAM))](
@@ -36,7 +36,7 @@ def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int) ->
         values.stride(0),
         total.stride(0),
         columns,
-        _start_word(seed),
+        _start_word(seed, first_row * columns),
         int(probability * 2**32),
         1 / (1 - probability),
         ADDS=True,
@@ -45,9 +45,9 @@ def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int) ->
     )
 
 
-def _start_word(seed: int) -> int:
-    """Return the seed spread over 32 bits, as a signed number, so that Triton takes every seed for the same type."""
-    word = seed * 0x9E3779B1 & 0xFFFFFFFF
+def _start_word(seed: int, first_place: int) -> int:
+    """Return the word of the first value, as a signed number, so that Triton takes every seed for the same type."""
+    word = seed * 0x9E3779B1 + first_place & 0xFFFFFFFF
     return word - (1 << 32) if word >= 1 << 31 else word
 
 

@@ -7,11 +7,19 @@ from torch import Tensor
 
 
 def add_and_normalise(
-    residual: Tensor, addend: Tensor | None, weight: Tensor, epsilon: float, normalised: Tensor
+    residual: Tensor,
+    addend: Tensor | None,
+    weight: Tensor,
+    epsilon: float,
+    normalised: Tensor,
+    summed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add two streams and write the RMS norm of their sum; see `plain.add_and_normalise`."""
     tokens, size = residual.shape
-    summed = residual if addend is None else torch.empty_like(residual)
+    if addend is None:
+        summed = residual
+    elif summed is None:
+        summed = torch.empty_like(residual)
     inverse_rms = torch.empty(tokens, dtype=torch.float32, device=residual.device)
     _add_and_normalise[(tokens,)](
         residual,

@@ -1,0 +1,172 @@
+"""Numbers in fp8 and NF4: the Triton kernels against their twins, and the twins against the formats' definitions.
+
+Where there is a GPU the kernels run on it; elsewhere Triton's interpreter runs them (`tests/conftest.py`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import NormalDist
+
+import pytest
+import torch
+from torch import Tensor
+
+from finetune_trainer.fused.frozen.nf4 import round_to_nf4
+from finetune_trainer.kernels import on_gpu, plain
+from finetune_trainer.kernels.formats import E4M3, NF4_VALUES, NUM_PEAKS, AdapterTail
+
+HAS_GPU = Path("/dev/nvidiactl").exists()
+KERNELS = [plain, on_gpu]
+# e4m3 has four bits of precision: half a step is at most 1/16 of a number, on average less than half of that.
+E4M3_ERROR = 1 / 32
+LARGEST_E4M3 = 448.0
+
+
+def allowed(kernels: object, share: float) -> float:
+    """The error that rounding costs. NB: Triton's interpreter cuts numbers off where a GPU rounds them."""
+    return share if kernels is plain or HAS_GPU else 3 * share
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.device("cuda" if HAS_GPU else "cpu"):
+        yield
+
+
+def error(ours: Tensor, expected: Tensor) -> float:
+    return float((ours.float() - expected.float()).norm() / expected.float().norm())
+
+
+def no_peaks() -> Tensor:
+    return torch.zeros(NUM_PEAKS)
+
+
+# --- fp8 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [40, 9000], ids=["at once", "in parts"])
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_a_row_is_rounded_with_a_scale_of_its_own(kernels: object, columns: int) -> None:
+    values = torch.randn(3, columns + 8)[:, :columns] * torch.tensor([[1e-4], [1.0], [1e4]])
+    rounded, scales = kernels.round_rows(values, None, no_peaks(), columns + 24)  # type: ignore[attr-defined]
+    assert rounded.dtype is E4M3
+    restored = rounded.float() * scales[:, None]
+    assert all(error(restored[row, :columns], values[row]) < allowed(kernels, E4M3_ERROR) for row in range(3))
+    assert not restored[:, columns:].any()
+    assert torch.allclose(rounded.float().abs().amax(1), torch.full((3,), 64.0))
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e4], ids=["smaller than the row", "as large", "far larger"])
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_an_adapters_columns_keep_eight_bits_and_nothing_clips(kernels: object, size: float) -> None:
+    values, narrow = torch.randn(4, 100), torch.randn(4, 13)[:, :11] * size
+    rounded, scales = kernels.round_rows(values, narrow, no_peaks(), 256)  # type: ignore[attr-defined]
+    restored = rounded.float() * scales[:, None]
+    high, low, again = restored[:, 100:133].split(11, dim=1)
+    assert error(high + low, narrow) < allowed(kernels, 1 / 256)
+    assert torch.equal(high, again)
+    assert not restored[:, 133:].any()
+    assert rounded.float().abs().max() < LARGEST_E4M3
+
+
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_a_row_of_zeros_stays_one(kernels: object) -> None:
+    rounded, scales = kernels.round_rows(torch.zeros(2, 16), torch.zeros(2, 3), no_peaks(), 32)  # type: ignore[attr-defined]
+    assert not rounded.float().any()
+    assert torch.isfinite(scales).all()
+
+
+def adapted_product(kernels: object, size_of_b: float) -> tuple[Tensor, Tensor]:
+    """Compute x W' + t B' with the columns of three adapters in fp8, and in fp32; W has a row of zeros."""
+    inputs, outputs, ranks, width = 64, 48, 5, 128
+    x, weight = torch.randn(7, inputs), torch.randn(outputs, inputs) * 0.05
+    weight[3] = 0
+    t, matrix_b = torch.randn(7, ranks), torch.randn(ranks, outputs).T * size_of_b
+    scales = (weight.abs().amax(1) / 64).clamp(min=1e-3)
+    numbers = torch.zeros(outputs, width, dtype=E4M3)
+    numbers[:, :inputs] = (weight / scales[:, None]).to(E4M3)
+    peaks = torch.full((NUM_PEAKS,), 1e6)  # what an earlier step has left
+    kernels.make_tail_writer([AdapterTail(matrix_b, numbers[:, inputs:], scales, peaks)])()  # type: ignore[attr-defined]
+    assert numbers.float().abs().max() < LARGEST_E4M3
+    rounded, row_scales = kernels.round_rows(x, t, peaks, width)  # type: ignore[attr-defined]
+    assert rounded.float().abs().max() < LARGEST_E4M3
+    # The kernel of a GPU multiplies 16 columns and more, in a format of 16 bits.
+    multiply = plain.multiply_rounded if kernels is plain or not HAS_GPU else on_gpu.multiply_rounded
+    ours = multiply(rounded, row_scales, numbers, scales, torch.bfloat16)
+    frozen = (rounded[:, :inputs].float() @ numbers[:, :inputs].float().T) * row_scales[:, None] * scales
+    return ours.float() - frozen, t @ matrix_b.T
+
+
+@pytest.mark.parametrize("size_of_b", [0.01, 1.0, 1e5], ids=["as trained", "larger than W", "a million times W"])
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_an_adapter_takes_part_in_a_product_in_fp8_near_bf16(kernels: object, size_of_b: float) -> None:
+    through_adapter, expected = adapted_product(kernels, size_of_b)
+    # The result is rounded to bf16 with the frozen part, which is larger than a small adapter's.
+    assert error(through_adapter, expected) < allowed(kernels, 0.03 if size_of_b < 1 else 0.01)
+
+
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_adapters_of_several_weights_are_written_at_once(kernels: object) -> None:
+    adapters = [torch.randn(rows, ranks + 2)[:, :ranks] for rows, ranks in ((70, 3), (5, 8), (2000, 1))]
+    tails = [
+        AdapterTail(adapter, torch.zeros(len(adapter), 40, dtype=E4M3)[:, 8:], torch.ones(len(adapter)), no_peaks())
+        for adapter in adapters
+    ]
+    kernels.make_tail_writer(tails)()  # type: ignore[attr-defined]
+    for adapter, tail in zip(adapters, tails, strict=True):
+        high, again, low = tail.numbers.float()[:, : 3 * adapter.shape[1]].split(adapter.shape[1], dim=1)
+        assert error(high + low, adapter) < allowed(kernels, 1 / 256)
+        assert torch.equal(high, again)
+        assert tail.peaks.max().item() == pytest.approx(adapter.abs().max().item(), rel=1e-6)
+
+
+def test_a_product_in_fp8_is_that_of_the_rounded_numbers() -> None:
+    rows, columns = (torch.randn(shape).to(E4M3) for shape in ((16, 32), (48, 32)))
+    row_scales, column_scales = torch.rand(16) + 0.5, torch.rand(48) + 0.5
+    expected = (rows.float() * row_scales[:, None]) @ (columns.float() * column_scales[:, None]).T
+    for kernels in KERNELS if HAS_GPU else [plain]:
+        product = kernels.multiply_rounded(rows, row_scales, columns, column_scales, torch.bfloat16)
+        assert error(product, expected) < 5e-3
+
+
+# --- NF4 --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_values_of_nf4_are_quantiles_of_the_normal_distribution() -> None:
+    """As QLoRA defines them: eight steps above zero and seven below, from the quantile that 15.5 halves leave."""
+    offset = 1 - (1 / (2 * 15) + 1 / (2 * 16)) / 2
+    quantile = NormalDist().inv_cdf
+    above = [quantile(offset + (0.5 - offset) * step / 8) for step in range(8)]
+    below = [-quantile(offset + (0.5 - offset) * step / 7) for step in range(7)]
+    expected = sorted([*below, 0.0, *above])
+    assert pytest.approx([value / expected[-1] for value in expected], abs=2e-6) == NF4_VALUES
+
+
+def test_numbers_become_the_nearest_values_of_nf4() -> None:
+    numbers = torch.randn(3 * 64)
+    numbers[64:128] = 0
+    packed, peaks = round_to_nf4(numbers, torch.tensor(NF4_VALUES))
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).view(3, 64)
+    assert peaks.tolist() == numbers.view(3, 64).abs().amax(1).bfloat16().tolist()
+    shares = numbers.view(3, 64) / peaks.float().clamp(min=1e-30)[:, None]
+    nearest = (shares[:, :, None] - torch.tensor(NF4_VALUES)).abs().argmin(-1)
+    assert torch.equal(codes.long(), nearest)
+    assert (codes[1] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("rows", "columns"), [(6, 32), (2, 192), (3, 8192)])
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_a_weight_in_nf4_is_written_into_a_wider_buffer(
+    kernels: object, rows: int, columns: int, dtype: torch.dtype
+) -> None:
+    codes, peaks = torch.randint(16, (rows * columns,)), torch.rand(rows * columns // 64).bfloat16()
+    packed = (codes[0::2] << 4 | codes[1::2]).to(torch.uint8)
+    values = torch.tensor(NF4_VALUES)
+    whole = torch.full((rows + 1, columns + 8), 7.0, dtype=dtype)
+    kernels.expand_nf4(packed, peaks, values, whole[:rows, :columns])  # type: ignore[attr-defined]
+    expected = (values[codes].view(-1, 64) * peaks.float()[:, None]).view(rows, columns)
+    assert error(whole[:rows, :columns], expected) < (1e-6 if dtype is torch.float32 else 5e-3)
+    assert (whole[rows] == 7).all()
+    assert (whole[:, columns:] == 7).all()
