@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.trainer.step import Configuration, measure
 from finetune_trainer.fused import attention, decoder, layer, linear
+from finetune_trainer.fused.frozen import whole
 from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import plain
 
@@ -42,7 +43,7 @@ WITHOUT: dict[str, list[Callable[[], object]]] = {
     ],
     "FlashAttention 2 in place of cuDNN": [lambda: patch.object(attention, "CUDNN_LENGTH_MULTIPLE", 1 << 30)],
     "PyTorch's operations in place of kernels": [
-        partial(patch.object, module, "kernels_for", lambda _: plain) for module in (decoder, layer, linear)
+        partial(patch.object, module, "kernels_for", lambda _: plain) for module in (decoder, layer, linear, whole)
     ],
     "nothing taken away, again": [],
 }

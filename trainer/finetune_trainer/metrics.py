@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from finetune_trainer.clock import Times
 from finetune_trainer.contract import series
+from finetune_trainer.kernels.fallback import failed_kernels
 
 # From the steps of a tiny model on a CPU to those of a large one with a long accumulation.
 STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
@@ -154,6 +155,11 @@ class NodeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read everything once."""
         yield from _network_series(NETWORK_STATISTICS.read_text(encoding="ascii"))
+        yield GaugeMetricFamily(
+            series.KERNEL_FALLBACKS,
+            "Kernels of local rank 0 that could not be compiled; PyTorch computes them, slower.",
+            value=len(failed_kernels()),
+        )
         if self._with_gpus:
             yield from _gpu_series(self._peak_memory_bytes())
 

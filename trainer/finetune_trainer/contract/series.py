@@ -29,6 +29,7 @@ LAST_STEP_TIMESTAMP_SECONDS = "finetune_last_step_timestamp_seconds"
 GPU_UTILIZATION_RATIO = "finetune_gpu_utilization_ratio"
 GPU_MEMORY_USED_BYTES = "finetune_gpu_memory_used_bytes"
 GPU_MEMORY_PEAK_BYTES = "finetune_gpu_memory_peak_bytes"
+KERNEL_FALLBACKS = "finetune_kernel_fallbacks"
 NETWORK_RECEIVE_BYTES_TOTAL = "finetune_network_receive_bytes_total"
 NETWORK_TRANSMIT_BYTES_TOTAL = "finetune_network_transmit_bytes_total"
 

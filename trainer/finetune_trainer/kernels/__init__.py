@@ -5,17 +5,32 @@ measured against. Matrices are row-major and may be columns of a wider buffer: n
 distance between rows is free. That lets a kernel write straight into the buffer of the next matrix product.
 """
 
-from types import ModuleType
+from functools import cache
+from types import ModuleType, SimpleNamespace
 
 import torch
 
+from finetune_trainer.kernels import plain
+from finetune_trainer.kernels.fallback import maker_with_fallback, remember, with_fallback
 
-def kernels_for(device: torch.device) -> ModuleType:
-    """Return the kernels for a device. Triton is imported only where it can run: its wheel exists for Linux alone."""
-    if device.type == "cuda":
+Kernels = ModuleType | SimpleNamespace
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """Return the kernels for a device."""
+    return _kernels_on_gpu() if device.type == "cuda" else plain
+
+
+@cache
+def _kernels_on_gpu() -> Kernels:
+    """Import Triton only where it can run: its wheel exists for Linux alone."""
+    try:
         from finetune_trainer.kernels import on_gpu
-
-        return on_gpu
-    from finetune_trainer.kernels import plain
-
-    return plain
+    except ImportError as error:
+        remember("all", error)
+        return plain
+    kernels = SimpleNamespace()
+    for name in on_gpu.__all__:
+        wrap = maker_with_fallback if name.startswith("make_") else with_fallback
+        setattr(kernels, name, wrap(name, getattr(on_gpu, name), getattr(plain, name)))
+    return kernels
