@@ -11,7 +11,7 @@ import torch
 
 from finetune_operator.api.spec import RunPolicy
 from finetune_trainer.contract import series
-from finetune_trainer.contract.progress import CheckpointReport, ProgressReport
+from finetune_trainer.contract.progress import CheckpointReport, FilesystemReport, ProgressReport
 from finetune_trainer.contract.termination import (
     MAX_BYTES,
     Reason,
@@ -36,6 +36,7 @@ PROGRESS = ProgressReport(
     resumed_from_step=5,
     checkpoint=CHECKPOINT,
     damaged_checkpoints=("step-6: is damaged, step-5 was used instead",),
+    filesystems=(FilesystemReport(name="shared", size_bytes=1000, free_bytes=400),),
 )
 ON_THE_WIRE = {
     "step": 12,
@@ -54,6 +55,7 @@ ON_THE_WIRE = {
         "digest": "sha256:" + "0" * 64,
     },
     "damagedCheckpoints": ["step-6: is damaged, step-5 was used instead"],
+    "filesystems": [{"name": "shared", "sizeBytes": 1000, "freeBytes": 400}],
 }
 
 
@@ -78,7 +80,7 @@ def get(port: int) -> tuple[int, bytes]:
 
 
 def test_rank_0_serves_its_progress_as_json(port: int) -> None:
-    exporter = start_exporter(place(0), port)
+    exporter = start_exporter(place(0), port, {})
     assert isinstance(exporter, RankZeroExporter)
     exporter.progress.publish(PROGRESS)
     status, body = get(port)
@@ -86,7 +88,7 @@ def test_rank_0_serves_its_progress_as_json(port: int) -> None:
 
 
 def test_the_newest_progress_is_served(port: int) -> None:
-    exporter = start_exporter(place(0), port)
+    exporter = start_exporter(place(0), port, {})
     assert isinstance(exporter, RankZeroExporter)
     for step in (12, 13):
         exporter.progress.publish(PROGRESS.model_copy(update={"step": step}))
@@ -94,7 +96,7 @@ def test_the_newest_progress_is_served(port: int) -> None:
 
 
 def test_a_progress_that_has_grown_since_it_was_last_asked_for_is_served_whole(port: int) -> None:
-    exporter = start_exporter(place(0), port)
+    exporter = start_exporter(place(0), port, {})
     assert isinstance(exporter, RankZeroExporter)
     exporter.progress.publish(PROGRESS.model_copy(update={"checkpoint": None}))
     assert json.loads(get(port)[1])["checkpoint"] is None
@@ -103,12 +105,12 @@ def test_a_progress_that_has_grown_since_it_was_last_asked_for_is_served_whole(p
 
 
 def test_there_is_no_progress_before_the_training_has_begun(port: int) -> None:
-    start_exporter(place(0), port)
+    start_exporter(place(0), port, {})
     assert get(port) == (404, b"no training has begun in this process\n")
 
 
 def test_there_is_no_progress_on_another_node(port: int) -> None:
-    assert not isinstance(start_exporter(place(1), port), RankZeroExporter)
+    assert not isinstance(start_exporter(place(1), port, {}), RankZeroExporter)
     assert get(port)[0] == 404
 
 

@@ -5,8 +5,9 @@ for a GPU, nor a GPU for a request.
 """
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import ProgressReport
+from finetune_trainer.free_space import FreeSpace
 from finetune_trainer.gang import Place
 from finetune_trainer.metrics import NodeCollector, ProcessMetrics, TrainingMetrics
 
@@ -60,23 +62,30 @@ class RankZeroExporter(Exporter):
 
     metrics: TrainingMetrics
     progress: ProgressPage
+    free_space: FreeSpace = field(default_factory=FreeSpace)
 
 
-def start_exporter(place: Place, port: int) -> Exporter | None:
+def start_exporter(place: Place, port: int, filesystems: Mapping[str, Path]) -> Exporter | None:
     """Serve this node's series, from its local rank 0, and return what that process may publish.
 
     A thread serves them on all addresses until the process ends.
+
+    Args:
+        place: of this process.
+        port: to serve on.
+        filesystems: those whose room global rank 0 watches, by name.
     """
     if place.local_rank != 0:
         return None
     registry = CollectorRegistry()
     is_gpu = place.device.type == "cuda"
-    registry.register(NodeCollector(is_gpu, _peak_memory_of(place.device) if is_gpu else dict))
+    registry.register(NodeCollector(place.node_rank, is_gpu, _peak_memory_of(place.device) if is_gpu else dict))
     processes = ProcessMetrics(registry, place.rank, place.processes_per_node)
     if place.rank != 0:
         _serve(registry, ProgressPage(), port)
         return Exporter(processes)
-    exporter = RankZeroExporter(processes, TrainingMetrics(registry), ProgressPage())
+    exporter = RankZeroExporter(processes, TrainingMetrics(registry), ProgressPage(), FreeSpace(filesystems))
+    registry.register(exporter.free_space)
     _serve(registry, exporter.progress, port)
     return exporter
 

@@ -33,6 +33,11 @@ class Place:
         """Nodes of the gang."""
         return self.world_size // self.processes_per_node
 
+    @property
+    def node_rank(self) -> int:
+        """Number of this process' node in the gang, from 0."""
+        return self.rank // self.processes_per_node
+
 
 @dataclass(frozen=True)
 class Node:

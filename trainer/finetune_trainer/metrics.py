@@ -76,12 +76,24 @@ class TrainingMetrics:
             registry=registry,
         )
         self._checkpoint_step = gauge(series.CHECKPOINT_LAST_STEP, "Step of the newest checkpoint.")
+        self._checkpoint_timestamp = gauge(
+            series.CHECKPOINT_LAST_TIMESTAMP_SECONDS,
+            "Unix time since which steps would be lost: of the newest checkpoint, or else of the beginning.",
+        )
+        self._checkpoint_interval = gauge(series.CHECKPOINT_INTERVAL_STEPS, "Steps from one checkpoint to the next.")
+        self._attempt = gauge(series.ATTEMPT, "Which attempt of the job this is, from 1.")
 
-    def start(self, step: int, steps_total: int) -> None:
-        """Tell where the run starts: at 0, or at the step it was resumed from."""
+    def describe_attempt(self, number: int, checkpoint_interval_steps: int) -> None:
+        """Tell which attempt this is, and how often it takes a checkpoint."""
+        self._attempt.set(number)
+        self._checkpoint_interval.set(checkpoint_interval_steps)
+
+    def start(self, step: int, steps_total: int, timestamp_seconds: float) -> None:
+        """Tell where the run starts: at 0, or at the step it was resumed from; the steps from then on can be lost."""
         self._step.set(step)
         self._steps_total.set(steps_total)
         self._checkpoint_step.set(step)
+        self._checkpoint_timestamp.set(timestamp_seconds)
 
     def record_step(self, record: StepRecord) -> None:
         """Export a step."""
@@ -106,9 +118,10 @@ class TrainingMetrics:
             self._utilization = Gauge(series.MODEL_FLOPS_UTILIZATION_RATIO, documentation, registry=self._registry)
         self._utilization.set(ratio)
 
-    def record_checkpoint(self, step: int, seconds: float) -> None:
-        """Export that a checkpoint was written."""
+    def record_checkpoint(self, step: int, seconds: float, timestamp_seconds: float) -> None:
+        """Export that a checkpoint was written, for how long the training stood still, and when it was taken."""
         self._checkpoint_step.set(step)
+        self._checkpoint_timestamp.set(timestamp_seconds)
         self._checkpoint_seconds.observe(seconds)
 
 
@@ -139,14 +152,16 @@ class ProcessMetrics:
 
 
 class NodeCollector(Collector):
-    """The series of a node: its network interfaces and its GPUs, read when they are scraped.
+    """The series of a node: which it is, its network interfaces and its GPUs, read when they are scraped.
 
     Args:
+        node_rank: number of the node in the gang, from 0.
         with_gpus: read utilisation and memory through NVML.
         peak_memory_bytes: returns the peak of this process' GPU memory, by GPU number.
     """
 
-    def __init__(self, with_gpus: bool, peak_memory_bytes: Callable[[], dict[int, int]]) -> None:
+    def __init__(self, node_rank: int, with_gpus: bool, peak_memory_bytes: Callable[[], dict[int, int]]) -> None:
+        self._node_rank = node_rank
         self._with_gpus = with_gpus
         self._peak_memory_bytes = peak_memory_bytes
         if with_gpus:
@@ -154,6 +169,9 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read everything once."""
+        info = GaugeMetricFamily(series.NODE_INFO, "1; its label says which node of the gang.", labels=["node_rank"])
+        info.add_metric([str(self._node_rank)], 1)
+        yield info
         yield from _network_series(NETWORK_STATISTICS.read_text(encoding="ascii"))
         yield GaugeMetricFamily(
             series.KERNEL_FALLBACKS,

@@ -40,7 +40,7 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
     Raises:
         TrainerError: with a reason of the contract; other errors are explained by `launch`.
     """
-    exporter = start_exporter(place, node.metrics_port)
+    exporter = start_exporter(place, node.metrics_port, paths.filesystems)
     prepared = read_prepared(job, paths, place)
     data = PackedSequences.open(paths.shared / prepared.data_path)
     shape = read_shape(paths.shared / prepared.model_path)

@@ -4,6 +4,7 @@ Global rank 0 speaks for all, local rank 0 for its node's processes; every other
 nothing, so the recipe need not ask who it is.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from finetune_trainer.checkpoint.background import Written
 from finetune_trainer.checkpoint.manifest import describe
 from finetune_trainer.clock import Times
+from finetune_trainer.contract import environment as names
 from finetune_trainer.contract.progress import ProgressReport
 from finetune_trainer.contract.report import rfc3339
 from finetune_trainer.contract.termination import TrainedReport
@@ -85,7 +87,7 @@ class RankZeroReporter(NodeReporter):
         self._log_every_steps = log_every_steps
         self._seconds = 0.0
         self._told_kernels: set[str] = set()
-        exporter.metrics.start(begun.step, begun.total_steps)
+        exporter.metrics.start(begun.step, begun.total_steps, _saved_until(begun))
         self._leave_progress = leave_progress
         self._publish()
 
@@ -120,7 +122,8 @@ class RankZeroReporter(NodeReporter):
     def record_checkpoint(self, written: Written) -> None:
         """Tell that a checkpoint is complete."""
         report = written.report
-        self._exporter.metrics.record_checkpoint(report.step, written.stalled_seconds)
+        taken_at = datetime.fromisoformat(report.time).timestamp()
+        self._exporter.metrics.record_checkpoint(report.step, written.stalled_seconds, taken_at)
         self._publish(checkpoint=report)
         self.say(
             f"checkpoint of step {report.step} written to {report.path} in {written.write_seconds:.1f} s; the training "
@@ -136,6 +139,7 @@ class RankZeroReporter(NodeReporter):
         )
 
     def _publish(self, **changes: object) -> None:
+        changes["filesystems"] = self._exporter.free_space.reports
         self._progress = self._progress.model_copy(update=changes)
         self._exporter.progress.publish(self._progress)
         self._leave_progress(self._progress)
@@ -178,7 +182,16 @@ def open_reporter(state: TrainingState, exporter: Exporter | None, node: Node) -
                 log.say(f"warning: not reporting to Weights & Biases: {error}")
         every, steps_per_epoch = job.spec.training.log_every_steps, state.prepared.steps_per_epoch
         begun = describe_beginning(state)
+        attempt = int(node.environment.get(names.ATTEMPT, "1"))
+        exporter.metrics.describe_attempt(attempt, job.spec.checkpoint.every_steps)
         yield RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch, every, node.leave_progress)
+
+
+def _saved_until(begun: ProgressReport) -> float:
+    """Return the Unix time since which steps would be lost: of the checkpoint that is gone on from, or now."""
+    if begun.checkpoint is None:
+        return time.time()
+    return datetime.fromisoformat(begun.checkpoint.time).timestamp()
 
 
 def describe_beginning(state: TrainingState) -> ProgressReport:

@@ -64,11 +64,12 @@ def values(text: str) -> dict[str, float]:
 
 
 def test_rank_0_serves_the_last_step(port: int) -> None:
-    exporter = start_exporter(place(0), port)
+    exporter = start_exporter(place(0), port, {})
     assert isinstance(exporter, RankZeroExporter)
-    exporter.metrics.start(step=2, steps_total=100)
+    exporter.metrics.describe_attempt(number=4, checkpoint_interval_steps=50)
+    exporter.metrics.start(step=2, steps_total=100, timestamp_seconds=1.6e9)
     exporter.metrics.record_step(RECORD)
-    exporter.metrics.record_checkpoint(step=3, seconds=0.7)
+    exporter.metrics.record_checkpoint(step=3, seconds=0.7, timestamp_seconds=1.65e9)
     served = values(scrape(port))
     expected = {
         series.STEP: 3,
@@ -83,14 +84,17 @@ def test_rank_0_serves_the_last_step(port: int) -> None:
         series.DATA_WAIT_SECONDS_TOTAL: 0.25,
         series.MODEL_FLOPS_UTILIZATION_RATIO: 0.5,
         series.CHECKPOINT_LAST_STEP: 3,
+        series.CHECKPOINT_LAST_TIMESTAMP_SECONDS: 1.65e9,
+        series.CHECKPOINT_INTERVAL_STEPS: 50,
+        series.ATTEMPT: 4,
         f"{series.STEP_DURATION_SECONDS}_sum": 2.0,
         f"{series.CHECKPOINT_DURATION_SECONDS}_count": 1,
     }
     assert {name: served[name] for name in expected} == expected
 
 
-def test_every_series_of_the_contract_but_those_of_gpus_is_served(port: int) -> None:
-    assert start_exporter(place(0), port) is not None
+def test_every_series_of_the_contract_but_those_of_gpus_is_served(port: int, tmp_path: Path) -> None:
+    assert start_exporter(place(0), port, {"shared": tmp_path}) is not None
     served = set(values(scrape(port)))
     contract = {value for name, value in vars(series).items() if name.isupper() and str(value).startswith("finetune_")}
     histograms = {series.STEP_DURATION_SECONDS, series.CHECKPOINT_DURATION_SECONDS}
@@ -98,13 +102,13 @@ def test_every_series_of_the_contract_but_those_of_gpus_is_served(port: int) -> 
 
 
 def test_prometheus_can_scrape_it_as_openmetrics(port: int) -> None:
-    start_exporter(place(0), port)
+    start_exporter(place(0), port, {})
     text = scrape(port, accept="application/openmetrics-text; version=1.0.0")
     assert {family.name for family in parse_openmetrics(text)} >= {series.LOSS, series.STEP}
 
 
 def test_another_node_serves_its_network_but_no_training(port: int) -> None:
-    assert not isinstance(start_exporter(place(2), port), RankZeroExporter)
+    assert not isinstance(start_exporter(place(2), port, {}), RankZeroExporter)
     served = values(scrape(port))
     assert series.NETWORK_RECEIVE_BYTES_TOTAL in served
     assert series.LOSS not in served
@@ -125,7 +129,7 @@ def times(compute: float, wait: float) -> dict[series.Phase, float]:
 
 
 def test_each_node_serves_what_the_steps_of_its_own_processes_went_to(port: int) -> None:
-    exporter = start_exporter(place(2), port)
+    exporter = start_exporter(place(2), port, {})
     assert exporter is not None
     gang = [times(1.0, 4.0), times(2.0, 3.0), times(3.0, 2.0), times(5.0, 0.0)]
     exporter.processes.record_times(gang)
@@ -138,33 +142,38 @@ def test_each_node_serves_what_the_steps_of_its_own_processes_went_to(port: int)
 
 
 def test_every_phase_of_every_process_is_there_before_the_first_step(port: int) -> None:
-    start_exporter(place(2), port)
+    start_exporter(place(2), port, {})
     phases = ("data", "compute", "communication", "wait", "checkpoint")
     assert phase_seconds(port) == {(rank, phase): 0.0 for rank in ("0", "1") for phase in phases}
 
 
 def test_a_utilisation_that_is_not_known_is_not_served(port: int) -> None:
-    exporter = start_exporter(place(0), port)
+    exporter = start_exporter(place(0), port, {})
     assert isinstance(exporter, RankZeroExporter)
     exporter.metrics.record_step(replace(RECORD, model_flops_utilization=None))
     assert series.MODEL_FLOPS_UTILIZATION_RATIO not in values(scrape(port))
 
 
+def test_each_node_says_which_it_is(port: int) -> None:
+    start_exporter(place(2), port, {})
+    assert f'{series.NODE_INFO}{{node_rank="1"}} 1.0' in scrape(port)
+
+
 def test_one_process_of_a_node_serves(port: int) -> None:
-    assert start_exporter(place(1, local_rank=1), port) is None
+    assert start_exporter(place(1, local_rank=1), port, {}) is None
     with pytest.raises(OSError, match="refused"):
         scrape(port)
 
 
 def test_a_port_in_use_is_told_and_stops_no_training(port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    start_exporter(place(0), port)
-    assert start_exporter(place(0), port) is not None
+    start_exporter(place(0), port, {})
+    assert start_exporter(place(0), port, {}) is not None
     assert capsys.readouterr().out == f"warning: metrics are not served on port {port}: Address already in use\n"
 
 
 def test_network_bytes_are_those_that_the_kernel_counts() -> None:
     registry = CollectorRegistry()
-    registry.register(NodeCollector(with_gpus=False, peak_memory_bytes=dict))
+    registry.register(NodeCollector(0, with_gpus=False, peak_memory_bytes=dict))
     before = _kernel_count("lo")
     _send_over_loopback(100_000)
     counted = registry.get_sample_value(series.NETWORK_RECEIVE_BYTES_TOTAL, {"device": "lo"})
@@ -182,7 +191,7 @@ def test_a_gpu_in_mig_mode_is_scraped_without_its_utilisation(monkeypatch: pytes
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", not_supported)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=5 << 30))
     registry = CollectorRegistry()
-    registry.register(NodeCollector(with_gpus=True, peak_memory_bytes=lambda: {0: 4 << 30}))
+    registry.register(NodeCollector(0, with_gpus=True, peak_memory_bytes=lambda: {0: 4 << 30}))
     assert registry.get_sample_value(series.GPU_MEMORY_USED_BYTES, {"gpu": "0"}) == 5 << 30
     assert registry.get_sample_value(series.GPU_MEMORY_PEAK_BYTES, {"gpu": "0"}) == 4 << 30
     assert registry.get_sample_value(series.GPU_UTILIZATION_RATIO, {"gpu": "0"}) is None

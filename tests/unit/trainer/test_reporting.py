@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from finetune_trainer.contract.progress import CheckpointReport, ProgressReport
 from finetune_trainer.contract.spec import Wandb, WandbMode
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.exporter import ProgressPage, RankZeroExporter
+from finetune_trainer.free_space import FreeSpace
 from finetune_trainer.metrics import ProcessMetrics, StepRecord, TrainingMetrics
 from finetune_trainer.reporting import RankZeroReporter, Reporter
 from finetune_trainer.runlog import RunLog
@@ -165,6 +168,7 @@ NOTHING_YET = {
     "lastStepTime": None,
     "checkpoint": None,
     "damagedCheckpoints": [],
+    "filesystems": [],
 }
 
 
@@ -186,7 +190,36 @@ def test_everybody_hears_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
         "digest": "sha256:01",
     }
     assert registry.get_sample_value(series.CHECKPOINT_LAST_STEP) == 10
+    assert registry.get_sample_value(series.CHECKPOINT_LAST_TIMESTAMP_SECONDS) == 1795420800  # 2026-11-23 08:00 UTC
     assert registry.get_sample_value(f"{series.CHECKPOINT_DURATION_SECONDS}_sum") == 0.02
     assert capsys.readouterr().out == (
         "checkpoint of step 10 written to jobs/a/step-10 in 1.5 s; the training stood still for 0.020 s\n"
     )
+
+
+def test_what_a_failure_would_cost_counts_from_the_checkpoint_that_is_gone_on_from(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    begun = ProgressReport(step=10, total_steps=30, epoch=1, resumed_from_step=10, checkpoint=WRITTEN.report)
+    with RunLog(tmp_path, resumed_step=10) as log:
+        RankZeroReporter(log, exporter_of(registry), None, begun, 10, 10)
+    assert registry.get_sample_value(series.CHECKPOINT_LAST_TIMESTAMP_SECONDS) == 1795420800
+
+
+def test_what_a_failure_would_cost_counts_from_the_beginning_where_there_is_no_checkpoint(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    with RunLog(tmp_path, resumed_step=0) as log:
+        before = time.time()
+        reporter_of(log, exporter=exporter_of(registry))
+    unsaved_since = registry.get_sample_value(series.CHECKPOINT_LAST_TIMESTAMP_SECONDS)
+    assert unsaved_since is not None
+    assert before <= unsaved_since <= time.time()
+
+
+def test_the_operator_hears_of_the_room_that_is_left(tmp_path: Path) -> None:
+    page, free_space = ProgressPage(), FreeSpace({"shared": tmp_path})
+    exporter = replace(exporter_of(CollectorRegistry(), page), free_space=free_space)
+    with RunLog(tmp_path, resumed_step=0) as log:
+        reporter_of(log, exporter=exporter)
+    (told,) = asked(page)["filesystems"]
+    assert told["name"] == "shared"
+    assert 0 < told["freeBytes"] < told["sizeBytes"]

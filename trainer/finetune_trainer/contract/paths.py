@@ -42,6 +42,11 @@ class JobPaths:
         return cls(shared, network, job.namespace, job.name, job.uid)
 
     @property
+    def filesystems(self) -> dict[str, Path]:
+        """The filesystems that a training writes to, by name."""
+        return {"shared": self.shared} | ({} if self.network is None else {"network": self.network})
+
+    @property
     def models(self) -> Path:
         """The model cache, shared by every job on the filesystem."""
         return self.shared / "models"

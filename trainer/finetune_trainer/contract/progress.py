@@ -19,6 +19,14 @@ class CheckpointReport(Report):
     digest: str = Field(description="`sha256:` digest of its manifest.json, which has the digests of the others.")
 
 
+class FilesystemReport(Report):
+    """How much room is left on a filesystem that the training writes to."""
+
+    name: str = Field(description="`shared` or `network`.")
+    size_bytes: int = Field(description="All of it.")
+    free_bytes: int = Field(description="What the training may still write.")
+
+
 class ProgressReport(Report):
     """How far the training has come."""
 
@@ -34,4 +42,7 @@ class ProgressReport(Report):
     damaged_checkpoints: tuple[str, ...] = Field(
         default=(),
         description="Checkpoints that could not be gone on from: which, what is wrong, and what was used instead.",
+    )
+    filesystems: tuple[FilesystemReport, ...] = Field(
+        default=(), description="Room on the filesystems that it writes to, as last measured."
     )
