@@ -15,6 +15,7 @@ each checkpoint. So nothing is written while nothing changes, and a restart of t
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 from finetune_operator.api.status import Accounting, Activity, FineTuneJobStatus, Phase
 
@@ -58,6 +59,23 @@ def growth_between(before: Accounting | None, after: Accounting | None) -> Mappi
     """Return by how many GPU-seconds each kind has grown; a kind from which some were taken away has not."""
     old, new = gpu_seconds(before), gpu_seconds(after)
     return {kind: new[kind] - old[kind] for kind in new if new[kind] > old[kind]}
+
+
+class Wait(NamedTuple):
+    """A time in which an attempt did no step."""
+
+    activity: Activity
+    seconds: float
+
+
+def wait_between(before: Accounting | None, after: Accounting | None) -> Wait | None:
+    """Return which wait of an attempt ended from one ledger to the next; None when none did."""
+    if before is None or after is None or before.activity is after.activity:
+        return None
+    if before.activity not in (Activity.QUEUED, Activity.STARTING):
+        return None
+    begun, over = datetime.fromisoformat(before.since), datetime.fromisoformat(after.since)
+    return Wait(before.activity, (over - begun).total_seconds())
 
 
 def _activity(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Activity | None:

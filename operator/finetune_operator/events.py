@@ -27,6 +27,7 @@ _GOOD_REASONS = frozenset(
         ConditionReason.RESUMED,
         ConditionReason.SUCCEEDED,
         ConditionReason.FORMER_JOB_LEAVING,
+        ConditionReason.STORAGE_SUFFICES,
     }
 )
 

@@ -24,11 +24,13 @@ import kopf
 import uvloop
 
 from finetune_operator import names
-from finetune_operator.api.status import Phase
+from finetune_operator.accounting import gpu_seconds
+from finetune_operator.api.status import ConditionStatus, ConditionType, Phase
 from finetune_operator.cluster import Cluster
 from finetune_operator.connection import Connection
 from finetune_operator.endpoints import serving
 from finetune_operator.errors import ApiError, DefinitionMissing
+from finetune_operator.failure_table import FAILURES
 from finetune_operator.logs import configure_logging
 from finetune_operator.metrics import Metrics
 from finetune_operator.optional_kinds import OptionalKinds
@@ -36,7 +38,7 @@ from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.resources import CHILDREN, FINE_TUNE_JOBS, Resource
 from finetune_operator.settings import Settings
-from finetune_operator.store import JobKey, Store
+from finetune_operator.store import Body, JobKey, Store
 from finetune_operator.watches import Watches
 
 logger = logging.getLogger(__name__)
@@ -106,6 +108,8 @@ class Operator:
         self.watches = Watches(self.cluster, self.store, self.namespaces, self.queue.add)
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
+        self.metrics.watch_storage(self.num_short_of_storage)
+        self.metrics.expect(FAILURES, gpu_seconds(None))
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -126,6 +130,10 @@ class Operator:
         """Iterate over the phases of all jobs; one that was not looked at yet is pending."""
         return (job.get("status", {}).get("phase") or Phase.PENDING.value for job in self.store.jobs())
 
+    def num_short_of_storage(self) -> int:
+        """Return how many jobs will find a filesystem full before they are done, as last heard."""
+        return sum(_is_short_of_storage(job) for job in self.store.jobs())
+
     def tell_of_failure(self, key: JobKey, error: Exception, retry_after_seconds: float) -> None:
         """Log why a job could not be looked at; a request that was not answered needs no traceback."""
         self.metrics.reconcile_errors.inc()
@@ -134,6 +142,14 @@ class Operator:
             logger.warning("%s", error, extra=where)
         else:
             logger.error("Looking at the job failed", exc_info=error, extra=where)
+
+
+def _is_short_of_storage(job: Body) -> bool:
+    status = job.get("status", {})
+    return status.get("completionTime") is None and any(
+        (condition["type"], condition["status"]) == (ConditionType.STORAGE_PRESSURE, ConditionStatus.TRUE)
+        for condition in status.get("conditions", ())
+    )
 
 
 async def serve(settings: Settings) -> None:

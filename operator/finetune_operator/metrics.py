@@ -8,6 +8,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 _RECONCILE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# From a warm node to a day in a queue.
+_WAIT_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 
 
 class Metrics:
@@ -45,6 +47,27 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.jobs_succeeded = Counter(
+            "finetune_operator_jobs_succeeded_total", "Jobs that came to a good end.", registry=self.registry
+        )
+        self.jobs_failed = Counter(
+            "finetune_operator_jobs_failed_total",
+            "Jobs that failed for good, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "finetune_operator_attempt_queue_seconds",
+            "Time from the making of an attempt's pods until all of them ran.",
+            buckets=_WAIT_SECONDS,
+            registry=self.registry,
+        )
+        self.start_seconds = Histogram(
+            "finetune_operator_attempt_start_seconds",
+            "Time from when all pods of an attempt ran until its first step began.",
+            buckets=_WAIT_SECONDS,
+            registry=self.registry,
+        )
         self.gpu_seconds = Counter(
             "finetune_operator_gpu_seconds_total",
             "GPU-seconds of training stages by what became of them, added when it is known: queued, starting, "
@@ -63,6 +86,19 @@ class Metrics:
             "finetune_operator_ready", "1 when jobs are being worked on, 0 while starting.", registry=self.registry
         )
 
+    def expect(self, reasons: Iterable[str], kinds: Iterable[str]) -> None:
+        """Begin to count at zero: Prometheus sees no increase in a series that begins at one.
+
+        Args:
+            reasons: for which attempts end and jobs fail.
+            kinds: of GPU-seconds.
+        """
+        for reason in reasons:
+            self.attempts.labels(reason)
+            self.jobs_failed.labels(reason)
+        for kind in kinds:
+            self.gpu_seconds.labels(kind)
+
     def watch_queue(self, waiting: Callable[[], int], working: Callable[[], int]) -> None:
         """Report how many jobs wait for their turn and how many are being worked on, whenever metrics are read."""
         Gauge("finetune_operator_queue_depth", "Jobs that wait for their turn.", registry=self.registry).set_function(
@@ -75,6 +111,14 @@ class Metrics:
     def watch_phases(self, phases: Callable[[], Iterable[str]]) -> None:
         """Report how many jobs are in each phase, whenever metrics are read."""
         self.registry.register(_JobsByPhase(phases))
+
+    def watch_storage(self, num_short: Callable[[], int]) -> None:
+        """Report how many jobs will run out of room, whenever metrics are read."""
+        Gauge(
+            "finetune_operator_storage_pressure_jobs",
+            "Jobs whose filesystem will be full before they are done, as last heard.",
+            registry=self.registry,
+        ).set_function(num_short)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -186,6 +186,8 @@ class ConditionReason(StrEnum):
     # What an attempt found.
     CHECKPOINT_LOADED = "CheckpointLoaded"
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"
+    STORAGE_SHORT = "StorageShort"
+    STORAGE_SUFFICES = "StorageSuffices"
     # What keeps it from going on; it waits.
     INVALID_SPEC = "InvalidSpec"
     CLAIM_MISSING = "ClaimMissing"

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator import observe
-from finetune_operator.accounting import growth_between
+from finetune_operator.accounting import growth_between, wait_between
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
+from finetune_operator.api.status import Activity, ConditionStatus, ConditionType, FineTuneJobStatus, Phase
 from finetune_operator.causes import Trouble, is_pending_claim
 from finetune_operator.cluster import Cluster
 from finetune_operator.cost import attempt_to_price
@@ -241,6 +241,15 @@ class Reconciler:
             known_cost = before.accounting.cost if before.accounting is not None else None
             for kind, amount in cost_growth(known_cost, cost).items():
                 self._metrics.cost.labels(kind, cost.currency).inc(float(amount))
+        waited = wait_between(before.accounting, after.accounting)
+        if waited is not None:
+            queued = waited.activity is Activity.QUEUED
+            (self._metrics.queue_seconds if queued else self._metrics.start_seconds).observe(waited.seconds)
+        if is_finished(after) and not is_finished(before):
+            if after.phase is Phase.SUCCEEDED:
+                self._metrics.jobs_succeeded.inc()
+            else:
+                self._metrics.jobs_failed.labels(after.reason).inc()
         known = {attempt.number for attempt in before.attempts if attempt.ended is not None}
         for attempt in after.attempts:
             if attempt.ended is not None and attempt.number not in known:

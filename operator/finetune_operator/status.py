@@ -128,6 +128,17 @@ def running(status: FineTuneJobStatus, moment: Moment, num_pods: int, but: str =
     return _told(status, moment, Phase.RUNNING, told.reason, {ConditionType.RUNNING: (_TRUE, told)})
 
 
+def storage_short(status: FineTuneJobStatus, moment: Moment, short: Trouble) -> FineTuneJobStatus:
+    """Tell that a filesystem will be full before the training is done."""
+    return _told(status, moment, status.phase, status.reason, {ConditionType.STORAGE_PRESSURE: (_TRUE, short)})
+
+
+def storage_suffices(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
+    """Tell that there is room again for what the training will still write."""
+    told = Trouble(ConditionReason.STORAGE_SUFFICES, "There is room again for all that the training will still write.")
+    return _told(status, moment, status.phase, status.reason, {ConditionType.STORAGE_PRESSURE: (_FALSE, told)})
+
+
 def attempt_ended(status: FineTuneJobStatus, moment: Moment, cause: Trouble) -> FineTuneJobStatus:
     """Tell why the attempt under way has ended; nothing when none is."""
     if not status.attempts or status.attempts[-1].ended is not None:

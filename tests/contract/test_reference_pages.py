@@ -26,7 +26,7 @@ ALL_IS_WELL = {
         "Evaluating",
         "Evaluated",
     ),
-    *("CheckpointLoaded", "Succeeded"),
+    *("CheckpointLoaded", "Succeeded", "StorageSuffices"),
 }
 TROUBLES = sorted({reason.value for reason in (*ConditionReason, *Reason)} - ALL_IS_WELL)
 SERIES = sorted(value for name, value in vars(series).items() if name.isupper() and str(value).startswith("finetune_"))

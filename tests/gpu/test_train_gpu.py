@@ -112,7 +112,7 @@ def test_the_fused_step_has_the_loss_curve_of_the_plain_one(tmp_path: Path, one_
 def test_the_exporter_tells_the_memory_that_tensors_took() -> None:
     size_bytes = 1 << 28
     registry = CollectorRegistry()
-    registry.register(NodeCollector(0, with_gpus=True, peak_memory_bytes=lambda: {0: torch.cuda.max_memory_allocated()}))
+    registry.register(NodeCollector(0, True, lambda: {0: torch.cuda.max_memory_allocated()}))
     tensor = torch.zeros(size_bytes, dtype=torch.uint8, device=GPU)
     labels = {"gpu": "0"}
     assert (registry.get_sample_value(series.GPU_MEMORY_USED_BYTES, labels) or 0) >= tensor.numel()

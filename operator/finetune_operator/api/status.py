@@ -42,6 +42,7 @@ class ConditionType(StrEnum):
     PREPARED = "Prepared"
     RUNNING = "Running"
     EVALUATED = "Evaluated"
+    STORAGE_PRESSURE = "StoragePressure"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -219,7 +220,7 @@ class FineTuneJobStatus(StatusModel):
         default=(),
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        description="Accepted, Prepared, Running, Evaluated, Suspended, Complete, Failed.",
+        description="Accepted, Prepared, Running, Evaluated, StoragePressure, Suspended, Complete, Failed.",
     )
     start_time: str | None = Field(
         default=None,

@@ -7,8 +7,8 @@ or a deleted child needs no code of its own. Deciding again on what a decision h
                             `-> attempt 2 ...     (from the last checkpoint, when attempt 1 broke off)
 
 `job` is the story, with `suspend` beside it; `prepare` and `train` are its stages. `ending` knows how an attempt ends,
-`failures` why, and `attempts` what follows; `children` what to make and what is in the way, `questions` when to ask
-rank 0; `decision` what goes in and what comes out.
+`failures` why, and `attempts` what follows; `storage` whether there is room for what is still to be written; `children`
+what to make and what is in the way, `questions` when to ask rank 0; `decision` what goes in and what comes out.
 
 What was decided before stands in the status alone. An attempt's objects have its number in their names, so those that
 were made before the operator was stopped, and before it could tell so, are found again.

@@ -14,6 +14,7 @@ from finetune_operator.decide.attempts import earliest_start, next_number, under
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Decision, Look
 from finetune_operator.decide.ending import end_of_attempt, never_heard, with_last_word
 from finetune_operator.decide.questions import ask_again_after_seconds
+from finetune_operator.decide.storage import watch_storage
 from finetune_operator.progress import with_report
 from finetune_operator.workloads import JobState
 from finetune_trainer.contract import series
@@ -89,6 +90,7 @@ def _running(look: Look, status: FineTuneJobStatus) -> FineTuneJobStatus:
         return status  # what was told when rank 0 was last asked holds until it is asked again
     if look.heard is not None and look.heard.report is not None:
         status = with_report(status, look.heard.report)
+        status = watch_storage(status, look.plan.job.spec, look.heard.report, look.moment)
     running_since = tell.answered_at(status, ConditionType.RUNNING) if runs else None
     is_deaf = never_heard(look, status) and running_since is not None and look.now > running_since + _ORDINARY_SILENCE
     return tell.running(status, look.moment, look.plan.num_nodes, _WORDS_FOR_SILENCE if is_deaf else "")

@@ -32,6 +32,15 @@ def test_the_queue_is_read_when_it_is_asked_for() -> None:
     assert _samples(metrics)["finetune_operator_queue_depth", ()] == 0
 
 
+def test_what_can_happen_is_counted_from_zero_so_that_its_first_time_is_an_increase() -> None:
+    metrics = Metrics()
+    metrics.expect(["Diverged"], ["lost"])
+    samples = _samples(metrics)
+    assert samples["finetune_operator_jobs_failed_total", ("Diverged",)] == 0
+    assert samples["finetune_operator_attempts_total", ("Diverged",)] == 0
+    assert samples["finetune_operator_gpu_seconds_total", ("lost",)] == 0
+
+
 def test_requests_are_counted_by_verb_resource_and_code() -> None:
     metrics = Metrics()
     metrics.api_requests.labels("patch", "jobs", "201").inc()

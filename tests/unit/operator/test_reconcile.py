@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -159,6 +160,48 @@ async def test_an_attempt_that_ended_is_counted_once_with_its_gpu_seconds() -> N
         assert 'finetune_operator_attempts_total{reason="NodeLost"} 1.0' in counted
         assert 'finetune_operator_gpu_seconds_total{kind="queued"} 60.0' in counted
         assert 'kind="lost"' not in counted
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "condition", "counted"),
+    [
+        ("Failed", "GateNotMet", "Failed", 'finetune_operator_jobs_failed_total{reason="GateNotMet"} 1.0'),
+        ("Succeeded", "Succeeded", "Complete", "finetune_operator_jobs_succeeded_total 1.0"),
+    ],
+)
+async def test_a_job_that_came_to_its_end_is_counted_once(
+    phase: str, reason: str, condition: str, counted: str
+) -> None:
+    told = {
+        "type": condition,
+        "status": "True",
+        "reason": reason,
+        "message": "",
+        "observedGeneration": 1,
+        "lastTransitionTime": "2026-11-23T05:00:00Z",
+    }
+    after = FineTuneJobStatus.model_validate({"phase": phase, "reason": reason, "conditions": [told]})
+    async with looking_at({}) as (server, reconciler):
+        for before in ({"phase": "Evaluating"}, status_document(after)):
+            await reconciler._tell(CALLS, server.objects[JOB] | {"status": before}, after)
+        assert counted in reconciler._metrics.exposition().decode()
+
+
+async def test_how_long_an_attempt_waited_for_its_nodes_and_for_its_first_step_is_counted_apart() -> None:
+    def ledger(activity: str, minute: int) -> FineTuneJobStatus:
+        accounting = {"activity": activity, "since": f"2026-11-23T05:{minute:02d}:00Z"}
+        return FineTuneJobStatus.model_validate({"accounting": accounting})
+
+    story = [ledger("Queued", 0), ledger("Starting", 3), ledger("Training", 5), ledger("Training", 9)]
+    async with looking_at({}) as (server, reconciler):
+        for before, after in pairwise(story):
+            body = server.objects[JOB] | {"status": status_document(before)}
+            await reconciler._tell(CALLS, body, after)
+        counted = reconciler._metrics.exposition().decode()
+    assert "finetune_operator_attempt_queue_seconds_sum 180.0" in counted
+    assert "finetune_operator_attempt_queue_seconds_count 1.0" in counted
+    assert "finetune_operator_attempt_start_seconds_sum 120.0" in counted
+    assert "finetune_operator_attempt_start_seconds_count 1.0" in counted
 
 
 async def test_a_job_whose_back_end_is_not_installed_waits_and_goes_on_when_it_is() -> None:
