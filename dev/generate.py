@@ -3,8 +3,8 @@
     python -m dev.generate            writes
     python -m dev.generate --check    compares, and ends with 1 when a file differs
 
-Generated are the CRD (from the pydantic models), its copy in the chart, the plain manifest (from the chart), and the
-reference page of FineTuneJob (from the CRD).
+Generated are the CRD (from the pydantic models), its copy in the chart, the dashboards (from dev/dashboards), the plain
+manifest and the plain alerts (from the chart), and the reference page of FineTuneJob (from the CRD).
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from dev.dashboards import DASHBOARDS, as_json
 from finetune_operator.quantity import QUANTITY_PATTERN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,10 @@ def generated_files(helm: Path) -> Iterator[tuple[Path, str]]:
     crd = _output(sys.executable, "-m", "finetune_operator", "crd")
     yield ROOT / "crds" / "finetunejobs.yaml", crd
     yield from _chart_copies(crd)
+    for name, dashboard in DASHBOARDS.items():
+        yield CHART / "files" / "dashboards" / f"{name}.json", as_json(dashboard)
     yield ROOT / "manifests" / "install.yaml", _install_manifest(helm)
+    yield ROOT / "manifests" / "prometheus-rules.yaml", _prometheus_rules(helm)
     yield ROOT / "docs" / "reference" / "finetunejob.md", crd_reference(yaml.safe_load(crd))
 
 
@@ -66,10 +70,26 @@ def _install_manifest(helm: Path) -> str:
         "# GENERATED from helm/finetune-operator by `make generate`: for clusters where helm is not used.\n"
         f"#   kubectl create namespace {NAMESPACE} && kubectl apply --server-side -f install.yaml\n"
     )
+    return heading + _rendered(helm)
+
+
+def _prometheus_rules(helm: Path) -> str:
+    """Return the alerts of the chart's PrometheusRule as Prometheus reads them without the Prometheus operator."""
+    heading = (
+        "# GENERATED from helm/finetune-operator by `make generate`: alerts for a Prometheus without the Prometheus\n"
+        "# operator, which names this file under rule_files (docs/operator/monitoring.md says with which labels).\n"
+    )
+    rendered = _rendered(helm, "--set", "prometheusRule.enabled=true", "--show-only", "templates/prometheusrule.yaml")
+    spec = yaml.safe_load(rendered)["spec"]
+    return heading + str(yaml.safe_dump({"groups": spec["groups"]}, width=120, sort_keys=False))
+
+
+def _rendered(helm: Path, *options: str) -> str:
     # NB: helm built from its Go module takes 1.20 for the cluster's version, and the chart refuses that.
-    return heading + _output(
+    return _output(
         *(str(helm), "template", "finetune-operator", str(CHART)),
         *("--namespace", NAMESPACE, "--include-crds", "--kube-version", "1.34"),
+        *options,
     )
 
 

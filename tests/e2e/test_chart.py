@@ -1,5 +1,6 @@
 """The chart as helm renders it with values of one's own."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from dev.cluster import layout
+from tests.e2e.kubectl import Kubectl
 
 pytestmark = pytest.mark.e2e
 
@@ -38,7 +40,13 @@ def environment(documents: list[dict[str, Any]]) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in container["env"]}
 
 
-@pytest.mark.parametrize("values", [{}, NAMESPACES, {"podMonitor": {"enabled": True}}])
+ALL_OF_MONITORING = {
+    name: {"enabled": True}
+    for name in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboards", "networkPolicy")
+}
+
+
+@pytest.mark.parametrize("values", [{}, NAMESPACES, {"podMonitor": {"enabled": True}}, ALL_OF_MONITORING])
 def test_helm_finds_nothing_wrong_with_the_chart(values: dict[str, Any]) -> None:
     finished = helm("lint", "--strict", str(CHART), values=values)
     assert finished.returncode == 0, finished.stdout
@@ -76,6 +84,81 @@ def test_pods_are_monitored_only_when_asked_for() -> None:
     for monitor in monitors:
         assert monitor["metadata"]["labels"]["release"] == "prometheus"
         assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+
+
+def test_nothing_of_monitoring_is_made_unless_asked_for() -> None:
+    kinds = {document["kind"] for document in rendered({})}
+    assert not kinds & {"PodMonitor", "ServiceMonitor", "PrometheusRule", "NetworkPolicy"}
+    assert not [found for found in rendered({}) if "grafana_dashboard" in found["metadata"].get("labels", {})]
+
+
+def test_the_operator_is_scraped_once_where_both_kinds_of_monitors_are_asked_for() -> None:
+    documents = rendered({"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}})
+    (pods,) = of_kind(documents, "PodMonitor")
+    assert pods["spec"]["selector"]["matchLabels"]["finetune.dev/stage"] == "train"
+    (operator,) = of_kind(documents, "ServiceMonitor")
+    (service,) = of_kind(documents, "Service")
+    assert operator["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [endpoint["port"] for endpoint in operator["spec"]["endpoints"]] == [
+        port["name"] for port in service["spec"]["ports"]
+    ]
+
+
+def test_grafanas_sidecar_finds_both_dashboards() -> None:
+    values = {"dashboards": {"enabled": True, "annotations": {"grafana_folder": "Fine-tuning"}, "namespace": "grafana"}}
+    config_maps = of_kind(rendered(values), "ConfigMap")
+    titles = []
+    for config_map in config_maps:
+        metadata = config_map["metadata"]
+        assert metadata["labels"]["grafana_dashboard"] == "1"
+        assert (metadata["annotations"], metadata["namespace"]) == ({"grafana_folder": "Fine-tuning"}, "grafana")
+        titles += [json.loads(text)["title"] for text in config_map["data"].values()]
+    assert titles == ["Fine-tuning / Run", "Fine-tuning / Fleet"]
+
+
+def test_an_alert_is_tuned_or_left_out_by_a_value() -> None:
+    values = {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "runbookUrl": "https://docs.example/runbooks/",
+        "alerts": {"stalled": {"for": "3m", "seconds": 60}, "gateNotMet": None},
+    }
+    (rule,) = of_kind(rendered({"prometheusRule": values}), "PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    alerts = {alert["alert"]: alert for group in rule["spec"]["groups"] for alert in group["rules"]}
+    assert len(alerts) == 11
+    assert "FineTuneGateNotMet" not in alerts
+    stalled = alerts["FineTuneStalled"]
+    assert stalled["for"] == "3m"
+    assert stalled["expr"].endswith("> 60")
+    assert stalled["annotations"]["runbook_url"] == "https://docs.example/runbooks/#finetunestalled"
+
+
+def test_the_api_server_takes_the_network_policies(operator: Kubectl) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    values = {"enabled": True, "metricsFrom": peers, "jobNamespaces": ["default"]}
+    policies = of_kind(rendered({"networkPolicy": values}), "NetworkPolicy")
+    assert len(policies) == 3
+    for policy in policies:
+        within = operator.within(policy["metadata"]["namespace"])
+        within.run("create", "--dry-run=server", "--validate=strict", "--filename", "-", stdin=json.dumps(policy))
+
+
+def test_only_those_who_are_named_may_read_metrics_besides_the_operator() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    documents = rendered({"watchNamespaces": ["team-a"], "networkPolicy": {"enabled": True, "metricsFrom": peers}})
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(documents, "NetworkPolicy")}
+    probes, metrics = policies["finetune-operator"]["ingress"]
+    assert probes == {"ports": [{"port": "probes"}]}
+    assert metrics == {"ports": [{"port": "metrics"}], "from": peers}
+    gang, asked = policies["finetune-operator-train"]["ingress"]
+    training_pods = policies["finetune-operator-train"]["podSelector"]
+    assert gang == {"from": [{"podSelector": training_pods}]}
+    assert asked["ports"] == [{"port": 9464}]
+    operator, prometheus = asked["from"]
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "finetune-system"}
+    assert prometheus == peers[0]
+    assert "ingress" not in policies["finetune-operator-one-pod-stages"]
 
 
 def test_the_crd_can_be_left_to_somebody_else() -> None:

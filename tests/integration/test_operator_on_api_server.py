@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.contract.progress import FilesystemReport
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl, Refused
 from tests.integration.control_plane import ControlPlane
@@ -58,6 +59,28 @@ def test_a_job_goes_from_apply_to_its_result_with_progress_read_from_rank_0(
     assert done.condition("Complete")["status"] == "True"
     reasons = [event.split(":")[0] for event in namespace.events("whole")]
     assert reasons == ["Accepted", "Prepared", "Running", "Succeeded"]
+
+
+def test_a_disk_that_will_be_full_is_told_before_it_is_and_taken_back_when_there_is_room(
+    operator: OperatorProcess, namespace: Kubectl
+) -> None:
+    def shared(free_bytes: int) -> tuple[FilesystemReport, ...]:
+        return (FilesystemReport(name="shared", size_bytes=1 << 40, free_bytes=free_bytes),)
+
+    def answers(status: str) -> bool:
+        conditions = namespace.job("tight").status["conditions"]
+        return ("StoragePressure", status) in [(found["type"], found["status"]) for found in conditions]
+
+    with telling(report(step=12, filesystems=shared(free_bytes=1 << 20))):
+        bring_to(namespace, "tight", "running")
+        namespace.wait_until("the pressure is told", lambda: answers("True"), timeout_seconds=20)
+        assert operator.samples()["finetune_operator_storage_pressure_jobs",] == 1
+    with telling(report(step=13, filesystems=shared(free_bytes=1 << 39))):
+        namespace.wait_until("it is taken back", lambda: answers("False"), timeout_seconds=20)
+    assert operator.samples()["finetune_operator_storage_pressure_jobs",] == 0
+    assert namespace.job("tight").phase == "Running"
+    reasons = [event.split(":")[0] for event in namespace.events("tight")]
+    assert reasons == ["Accepted", "Prepared", "Running", "StorageShort", "StorageSuffices"]
 
 
 def test_a_failed_gang_is_taken_down_and_the_cause_is_told_once(operator: OperatorProcess, namespace: Kubectl) -> None:

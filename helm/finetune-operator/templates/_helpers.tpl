@@ -8,6 +8,11 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "finetune-operator.training-pods" -}}
+app.kubernetes.io/managed-by: finetune-operator
+finetune.dev/stage: train
+{{- end }}
+
 {{- define "finetune-operator.labels" -}}
 {{ include "finetune-operator.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion }}

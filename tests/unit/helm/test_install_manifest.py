@@ -131,7 +131,26 @@ def test_the_default_values_are_the_fields_of_their_schema() -> None:
     values = read(CHART / "values.yaml")
     jsonschema.Draft7Validator(schema()).validate(values)
     assert set(schema()["properties"]) - {"global"} == set(values)
-    assert set(schema()["properties"]["trainer"]["properties"]) == set(values["trainer"])
+    for group in ("trainer", "podMonitor", "serviceMonitor", "prometheusRule", "dashboards", "networkPolicy"):
+        assert set(schema()["properties"][group]["properties"]) == set(values[group])
+    alerts = schema()["properties"]["prometheusRule"]["properties"]["alerts"]["properties"]
+    assert set(alerts) == set(values["prometheusRule"]["alerts"])
+
+
+def open_objects(part: Any, path: str = "") -> Iterator[str]:
+    """Yield where the schema takes an object of which it does not know every field."""
+    if isinstance(part, dict):
+        if part.get("type") == "object" and "additionalProperties" not in part:
+            yield path
+        for name, below in part.items():
+            yield from open_objects(below, f"{path}/{name}")
+    elif isinstance(part, list):
+        for below in part:
+            yield from open_objects(below, path)
+
+
+def test_the_schema_knows_every_field_but_those_that_are_not_the_charts() -> None:
+    assert list(open_objects(schema())) == ["/properties/global", "/definitions/ofKubernetes"]
 
 
 WRONG_VALUES: dict[str, Manifest] = {
@@ -144,6 +163,15 @@ WRONG_VALUES: dict[str, Manifest] = {
     "prices without a currency": {"pricing": {"gpuHour": {"default": "2.95"}}},
     "a currency without prices": {"pricing": {"currency": "USD"}},
     "a price with its currency": {"pricing": {"currency": "USD", "gpuHour": {"default": "2.95 USD"}}},
+    "a misspelt part of a value": {"podMonitor": {"enable": True}},
+    "a misspelt alert": {"prometheusRule": {"alerts": {"jobsFailed": {"for": "1m"}}}},
+    "an alert with the limit of another": {"prometheusRule": {"alerts": {"stalled": {"for": "1m", "ratio": 2}}}},
+    "a duration without a unit": {"prometheusRule": {"alerts": {"jobFailed": {"for": "10"}}}},
+    "a utilisation in percent": {"prometheusRule": {"alerts": {"gpuUnderused": {"for": "10m", "ratio": 85}}}},
+    "a label that is no text": {"dashboards": {"labels": {"grafana_dashboard": 1}}},
+    "a misspelt selector": {"networkPolicy": {"metricsFrom": [{"namespaceSelectors": {}}]}},
+    "a misspelt resource": {"resources": {"limit": {"memory": "1Gi"}}},
+    "a toleration of nothing known": {"tolerations": [{"keys": "gpu"}]},
 }
 
 
