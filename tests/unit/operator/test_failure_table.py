@@ -50,6 +50,8 @@ NO_END = {
     "Resumed",
     "CheckpointLoaded",
     "CheckpointCorrupt",
+    "StorageShort",
+    "StorageSuffices",
     "Succeeded",
     "InvalidSpec",
     "ClaimMissing",
