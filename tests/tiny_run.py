@@ -150,6 +150,6 @@ def plan_of(job: TrainerJob, shared: Path, num_sequences: int) -> PreparedReport
         warmup_steps=min(job.spec.training.schedule.warmup_steps, total_steps // 2),
         precision="fp32",
         sharding=job.spec.compute.sharding,
-        kernels=resolve_kernels(job.spec, job.spec.compute.sharding),
+        kernels=resolve_kernels(job.spec),
         estimated_memory_bytes=0,
     )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from tests.tiny_run import prepare_tiny_job, train_in_process
+from tests.tiny_run import MODEL_PATH, prepare_tiny_job, train_in_gang, train_in_process, write_tiny_model
 
 
 def prepare(
@@ -87,3 +87,42 @@ def test_two_processes_have_the_loss_curve_and_the_adapter_of_one(tmp_path: Path
     torch.multiprocessing.spawn(train_in_process, (2, tmp_path / "store-2", [(job, paths, 2)]), nprocs=2)
     assert losses_of(paths) == pytest.approx(losses_of(alone_paths), rel=1e-6)
     assert_same_adapter(paths, alone_paths)
+
+
+# Of a node, nodes and processes; three is a number that divides neither the weights nor the global batch.
+SPREAD_GANGS = {"full": (3, 1), "hybrid": (2, 2)}
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose layers are large enough to be spread, as those of real models are."""
+    directory = tmp_path_factory.mktemp("wide")
+    write_tiny_model(directory, hidden_size=512, intermediate_size=1024, num_hidden_layers=3)
+    return directory
+
+
+def prepare_wide(root: Path, model: Path, **groups: Any) -> tuple[TrainerJob, JobPaths]:
+    shutil.copytree(model, root / "shared" / MODEL_PATH)
+    return prepare(root, "fused", **groups)
+
+
+@pytest.mark.gang
+@pytest.mark.parametrize("sharding", SPREAD_GANGS)
+def test_processes_that_share_the_weights_have_the_loss_curve_and_the_adapter_of_one(
+    tmp_path: Path, wide_model: Path, sharding: str
+) -> None:
+    per_node, nodes = SPREAD_GANGS[sharding]
+    world_size = per_node * nodes
+    job, alone = prepare_wide(tmp_path / "alone", wide_model, dropout=0.1, accumulation=12)
+    train_in_process(0, 1, tmp_path / "store-alone", [(job, alone, 1)])
+    compute = {"device": "cpu", "sharding": sharding, "nodes": nodes, "processesPerNode": per_node}
+    job, together = prepare_wide(
+        tmp_path / "together", wide_model, dropout=0.1, accumulation=12 // world_size, compute=compute
+    )
+    train_in_gang(world_size, tmp_path / "store-together", [(job, together, per_node)])
+    assert f"fused kernels, sharding {sharding}" in (together.logs / "training.log").read_text()
+    assert losses_of(together) == pytest.approx(losses_of(alone), rel=1e-5)
+    adapter = load_file(together.adapter / "adapter_model.safetensors")
+    for name, matrix in load_file(alone.adapter / "adapter_model.safetensors").items():
+        # Of so many numbers some have a gradient of almost zero, whose sign AdamW's first step takes.
+        assert (adapter[name] - matrix).norm() < 1e-3 * matrix.norm(), name

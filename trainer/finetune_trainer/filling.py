@@ -1,6 +1,7 @@
 """Where the weights of a checkpoint go."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,3 +64,30 @@ def fill_weights(destinations: Mapping[str, Destination], weights: Iterable[tupl
             f"{len(damaged)} weights hold NaN or infinity, {damaged[0]} for one: the model's files are damaged, or its "
             "numbers are too large for the precision; copy the model again, or set training.precision: fp32",
         )
+
+
+def layer_by_layer(names: Iterable[str], weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights so that those of a layer come one after another.
+
+    Held back until a layer is complete are few of them, as files hold layers in order, and they are memory-mapped.
+
+    Args:
+        names: of all weights that are expected; what is of layer i is called `layers.<i>.<...>`.
+        weights: in any order.
+    """
+    expected = Counter(_layer_of(name) for name in names)
+    held: defaultdict[str | None, list[tuple[str, Tensor]]] = defaultdict(list)
+    for name, weight in weights:
+        layer = _layer_of(name)
+        if layer is None:
+            yield name, weight
+            continue
+        held[layer].append((name, weight))
+        if len(held[layer]) == expected[layer]:
+            yield from held.pop(layer)
+    for incomplete in held.values():  # who fills them in says what is missing
+        yield from incomplete
+
+
+def _layer_of(name: str) -> str | None:
+    return name.split(".")[1] if name.startswith("layers.") else None

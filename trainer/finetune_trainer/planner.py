@@ -127,16 +127,13 @@ def make_plan(shape: ModelShape, spec: TrainerSpec, num_sequences: int, gpu_memo
         notes.append(
             f"sharding is {sharding}: the GPUs' memory is not known, {ASSUMED_GPU_MEMORY_BYTES // GIB} GiB assumed"
         )
-    check_what_cannot_be(shape, spec, sharding)
-    kernels = resolve_kernels(spec, sharding)
-    if spec.training.embedding_on_host and not keeps_embedding_on_host(shape, spec, sharding):
+    check_what_cannot_be(shape, spec)
+    kernels = resolve_kernels(spec)
+    if spec.training.embedding_on_host and not keeps_embedding_on_host(shape, spec):
         why = "the head is the same table" if shape.tied_embeddings else "that takes fused kernels"
         notes.append(f"the embeddings stay on the GPU: {why}")
     if spec.training.kernels is Kernels.FUSED and kernels is Kernels.PLAIN:
-        notes.append(
-            f"kernels are plain: fused ones take bf16 and sharding replicate, this is {resolve_precision(spec)} and "
-            f"{sharding}"
-        )
+        notes.append(f"kernels are plain: fused ones take bf16 on a GPU, this is {resolve_precision(spec)}")
     recomputes = resolve_checkpointing(shape, spec, sharding, gpu_memory_bytes)
     memory = estimate_memory(shape, _with_checkpointing(spec, recomputes is not False), sharding)
     if on_gpu and gpu_memory_bytes is not None and memory.total > gpu_memory_bytes:
@@ -158,17 +155,17 @@ def resolve_precision(spec: TrainerSpec) -> Precision:
     return Precision.BF16 if spec.compute.device is Device.GPU else Precision.FP32
 
 
-def resolve_kernels(spec: TrainerSpec, sharding: Sharding) -> Kernels:
-    """Return which kernels compute a step: fused ones need the whole base model, and on a GPU bf16."""
+def resolve_kernels(spec: TrainerSpec) -> Kernels:
+    """Return which kernels compute a step: fused ones need bf16 on a GPU."""
     on_gpu, wanted, precision = spec.compute.device is Device.GPU, spec.training.kernels, resolve_precision(spec)
     if precision in NARROW:
         return Kernels.FUSED
-    can_fuse = sharding is Sharding.REPLICATE and (precision is Precision.BF16 or not on_gpu)
+    can_fuse = precision is Precision.BF16 or not on_gpu
     wants_fused = wanted is Kernels.FUSED or (wanted is Kernels.AUTO and on_gpu)
     return Kernels.FUSED if can_fuse and wants_fused else Kernels.PLAIN
 
 
-def check_what_cannot_be(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) -> None:
+def check_what_cannot_be(shape: ModelShape, spec: TrainerSpec) -> None:
     """Refuse what no GPU could do.
 
     Raises:
@@ -186,11 +183,6 @@ def check_what_cannot_be(shape: ModelShape, spec: TrainerSpec, sharding: Shardin
         )
     precision = resolve_precision(spec)
     if precision in NARROW:
-        if sharding is not Sharding.REPLICATE:
-            problems.append(
-                f"training.precision {precision} takes compute.sharding replicate, this is {sharding}: frozen weights "
-                "in narrow formats are not spread over processes"
-            )
         multiple = FP8_SIZE_MULTIPLE if precision is Precision.FP8 else 2
         odd = [f"{name} {sizes}" for name, sizes in shape.linears.items() if any(size % multiple for size in sizes)]
         if odd:
@@ -199,9 +191,9 @@ def check_what_cannot_be(shape: ModelShape, spec: TrainerSpec, sharding: Shardin
         raise TrainerError(Reason.INVALID_SPEC, "; ".join(problems))
 
 
-def keeps_embedding_on_host(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) -> bool:
+def keeps_embedding_on_host(shape: ModelShape, spec: TrainerSpec) -> bool:
     """Say whether the table of embeddings is in the host's memory: where it was asked for and is not the head too."""
-    is_fused = resolve_kernels(spec, sharding) is Kernels.FUSED
+    is_fused = resolve_kernels(spec) is Kernels.FUSED
     return spec.training.embedding_on_host and is_fused and not shape.tied_embeddings
 
 
@@ -234,7 +226,7 @@ def resolve_sharding(shape: ModelShape, spec: TrainerSpec, gpu_memory_bytes: int
     compute = spec.compute
     if compute.sharding is not Sharding.AUTO:
         return compute.sharding
-    if compute.device is Device.CPU or compute.world_size == 1 or resolve_precision(spec) in NARROW:
+    if compute.device is Device.CPU or compute.world_size == 1:
         return Sharding.REPLICATE
     available = gpu_memory_bytes or ASSUMED_GPU_MEMORY_BYTES
     candidates = [Sharding.REPLICATE]
@@ -257,20 +249,24 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
         Sharding.HYBRID: spec.compute.num_processes_per_node,
         Sharding.FULL: spec.compute.world_size,
     }[sharding]
-    embeddings = shape.num_parameters - shape.num_layers * shape.num_layer_parameters
-    # One layer computes while the next is gathered; embeddings and head are one unit with FSDP's root.
-    gathered = 0 if degree == 1 else number_bytes * (embeddings + 2 * shape.num_layer_parameters)
     adapter_parameters = shape.num_adapter_parameters(spec.lora)
-    is_fused = resolve_kernels(spec, sharding) is Kernels.FUSED
-    columns, shared = _fused_column_bytes(shape, spec) if is_fused else (0, 0)
-    base = _base_bytes(shape, precision)
-    if keeps_embedding_on_host(shape, spec, sharding):
-        base -= number_bytes * shape.vocab_size * shape.hidden_size
+    is_fused = resolve_kernels(spec) is Kernels.FUSED
+    columns, joined, shared = _fused_column_bytes(shape, spec) if is_fused else (0, 0, 0)
+    linears, rest = _base_bytes(shape, precision)
+    if keeps_embedding_on_host(shape, spec):
+        rest -= number_bytes * shape.vocab_size * shape.hidden_size
+    # One layer computes while the next is fetched. Embeddings and head stay whole with fused kernels, else they are
+    # one unit with FSDP's root.
+    gathered = 0 if degree == 1 else 2 * (linears + joined) // shape.num_layers
+    if degree > 1 and not is_fused:
+        embeddings = shape.num_parameters - shape.num_layers * shape.num_layer_parameters
+        gathered = number_bytes * (embeddings + 2 * shape.num_layer_parameters)
+        rest = -(-rest // degree)
     activations, workspace = _activation_bytes(shape, spec, number_bytes, is_fused)
     terms = MemoryEstimate(
-        base_weights=-(-base // degree),
+        base_weights=-(-linears // degree) + rest,
         gathered_weights=gathered,
-        adapter=ADAPTER_BYTES * adapter_parameters + columns,
+        adapter=ADAPTER_BYTES * adapter_parameters + columns + -(-joined // degree),
         gradients=ADAPTER_BYTES * adapter_parameters,
         optimizer=ADAM_BYTES * adapter_parameters,
         activations=activations,
@@ -281,14 +277,14 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
     return replace(terms, overhead=fixed + int(FRAGMENTATION * terms.total))
 
 
-def _base_bytes(shape: ModelShape, precision: Precision) -> int:
-    """Return what the frozen weights take: narrow formats are those of the linear layers of the blocks."""
+def _base_bytes(shape: ModelShape, precision: Precision) -> tuple[int, int]:
+    """Return what the linear layers of the blocks take, which may be narrow, and what the other frozen weights do."""
     linears = shape.num_layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
     rest = NUMBER_BYTES[precision] * (shape.num_parameters - linears)
     if precision is Precision.FP8:
         sizes = [sum(_group_size(shape, group)) for group in FUSED_GROUPS]
         rest += shape.num_layers * 4 * sum(sizes)  # the rows' scales in both layouts
-    return rest + int(LINEAR_BYTES[precision] * linears)
+    return int(LINEAR_BYTES[precision] * linears), rest
 
 
 def _activation_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int, is_fused: bool) -> tuple[int, int]:
@@ -383,20 +379,22 @@ def _group_size(shape: ModelShape, group: tuple[LoraTarget, ...]) -> tuple[int, 
     return shape.linears[group[0]][0], sum(shape.linears[target][1] for target in group)
 
 
-def _fused_column_bytes(shape: ModelShape, spec: TrainerSpec) -> tuple[int, int]:
-    """Return what adapters add to the frozen weights (`fused.frozen`), and what all layers share."""
+def _fused_column_bytes(shape: ModelShape, spec: TrainerSpec) -> tuple[int, int, int]:
+    """Return what adapters add beside frozen weights and in their buffers (`fused.frozen`), and what layers share."""
     precision = resolve_precision(spec)
     number_bytes = NUMBER_BYTES[precision]
-    added, largest = 0, 0
+    beside, joined, largest = 0, 0, 0
     for group, ranks, columns in zip(FUSED_GROUPS, _fused_ranks(spec), _fused_columns(spec), strict=True):
         inputs, outputs = _group_size(shape, group)
         buffer = number_bytes * (inputs + columns) * (outputs + columns)
         if precision is Precision.FP8:
-            added += (number_bytes * columns + _rounded_up(3 * ranks, FP8_COLUMN_MULTIPLE)) * (inputs + outputs)
+            beside += number_bytes * columns * (inputs + outputs)
+            joined += _rounded_up(3 * ranks, FP8_COLUMN_MULTIPLE) * (inputs + outputs)
         elif precision is not Precision.NF4:
-            added += buffer - number_bytes * inputs * outputs
+            joined += buffer - number_bytes * inputs * outputs
         largest = max(largest, buffer)
-    return shape.num_layers * added, largest if precision is Precision.NF4 else 0
+    shared = largest if precision is Precision.NF4 else 0
+    return shape.num_layers * beside, shape.num_layers * joined, shared
 
 
 def _rounded_up(number: int, multiple: int) -> int:

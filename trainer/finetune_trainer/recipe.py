@@ -45,7 +45,8 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
     data = PackedSequences.open(paths.shared / prepared.data_path)
     shape = read_shape(paths.shared / prepared.model_path)
 
-    model = build_trainable(job, paths, place, prepared, shape)
+    clock = StepClock(place.device)
+    model = build_trainable(job, paths, place, prepared, shape, clock)
     state = TrainingState(job, paths, place, prepared, shape, model)
     state.resume()
 
@@ -55,7 +56,7 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
     ):
         for line in (*state.resumed_from.damages, describe_start(state)):
             reporter.say(line)
-        run = Run(state, model, shape, data, checkpoints, StopVote(node.stop.is_made), StepClock(place.device))
+        run = Run(state, model, shape, data, checkpoints, StopVote(node.stop.is_made), clock)
         profiler = open_profiler(state, reporter)
         node.stop.training_begins()
         for step in range(state.progress.step, prepared.total_steps):

@@ -5,17 +5,20 @@ from collections.abc import Iterable
 import torch
 
 from finetune_trainer.architecture import ModelShape
+from finetune_trainer.clock import StepClock
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.spec import Kernels, Precision, Sharding, Training
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.filling import fill_weights
+from finetune_trainer.exchange import make_exchange
+from finetune_trainer.filling import fill_weights, layer_by_layer
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.frozen.whole import Whole
+from finetune_trainer.fused.spread import SpreadLayers
 from finetune_trainer.gang import Place
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
@@ -33,9 +36,11 @@ TENSOR_CORE_TOKENS = 8
 
 
 def build_trainable(
-    job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedReport, shape: ModelShape
+    job: TrainerJob, paths: JobPaths, place: Place, prepared: PreparedReport, shape: ModelShape, clock: StepClock
 ) -> TrainableModel:
     """Build the model that was planned, on this process' device, with a new adapter.
+
+    What it waits for in a step, it tells the clock.
 
     Raises:
         TrainerError: the weights cannot be read, or are those of another model.
@@ -46,7 +51,7 @@ def build_trainable(
     recomputes = recomputes_activations(job, place, prepared, shape)
     weights = read_weights(paths.shared / prepared.model_path, shape)
     if prepared.kernels == Kernels.FUSED:
-        model = _build_fused(job, place, prepared, shape, max_length, recomputes, weights)
+        model = _build_fused(job, place, prepared, shape, max_length, recomputes, weights, clock)
     else:
         model = _build_plain(job, place, prepared, shape, max_length, recomputes, weights)
     initialise_adapters(model, training.seed)
@@ -61,9 +66,13 @@ def _build_fused(
     max_length: int,
     recomputes: bool,
     weights: Iterable[tuple[str, torch.Tensor]],
+    clock: StepClock,
 ) -> TrainableModel:
     refuse_fp8_without_tensor_cores(prepared.precision, place.device)
-    dtype = DTYPES[prepared.precision]
+    dtype, sharding = DTYPES[prepared.precision], Sharding(prepared.sharding)
+    spread = None
+    if sharding is not Sharding.REPLICATE:
+        spread = SpreadLayers(make_exchange(sharding, place), shape.num_layers, clock)
     model = FusedDecoder(
         shape,
         job.spec.lora,
@@ -72,9 +81,13 @@ def _build_fused(
         max_length,
         recomputes,
         frozen=FROZEN_FORMATS[prepared.precision](dtype, place.device),
-        embedding_on_host=keeps_embedding_on_host(shape, job.spec, Sharding(prepared.sharding)),
+        spread=spread,
+        embedding_on_host=keeps_embedding_on_host(shape, job.spec),
     )
-    fill_weights(model.destinations(), weights)
+    destinations = model.destinations()
+    fill_weights(destinations, layer_by_layer(destinations, weights))
+    if spread is not None:
+        spread.publish()
     return model
 
 

@@ -192,28 +192,20 @@ def test_a_profile_of_steps_that_the_run_does_not_have_is_noted() -> None:
     assert not make_plan(SHAPE_8B, spec(training={"profile": {"firstStep": 9}}), 1025, 80 * GIB).notes[1:]
 
 
-KERNELS: dict[str, tuple[dict[str, dict[str, Any]], Sharding, Kernels]] = {
-    "plain where nothing was said": ({}, Sharding.REPLICATE, Kernels.PLAIN),
-    "auto: bf16 on GPUs that hold all of it is fused": (
-        {"training": {"kernels": "auto"}},
-        Sharding.REPLICATE,
+KERNELS: dict[str, tuple[dict[str, dict[str, Any]], Kernels]] = {
+    "plain where nothing was said": ({}, Kernels.PLAIN),
+    "auto: bf16 on GPUs is fused": ({"training": {"kernels": "auto"}}, Kernels.FUSED),
+    "auto: also where the model is spread": (
+        {"training": {"kernels": "auto"}, "compute": {"sharding": "full"}},
         Kernels.FUSED,
     ),
-    "auto: a spread model is plain": ({"training": {"kernels": "auto"}}, Sharding.FULL, Kernels.PLAIN),
-    "auto: and in a hybrid": ({"training": {"kernels": "auto"}}, Sharding.HYBRID, Kernels.PLAIN),
-    "auto: fp32 is plain": (
-        {"training": {"kernels": "auto", "precision": "fp32"}},
-        Sharding.REPLICATE,
-        Kernels.PLAIN,
-    ),
+    "auto: fp32 is plain": ({"training": {"kernels": "auto", "precision": "fp32"}}, Kernels.PLAIN),
     "auto: a CPU is plain": (
         {"compute": {"device": "cpu", "gpusPerNode": None}, "training": {"kernels": "auto"}},
-        Sharding.REPLICATE,
         Kernels.PLAIN,
     ),
     "but fused when it was said": (
         {"compute": {"device": "cpu", "gpusPerNode": None}, "training": {"kernels": "fused"}},
-        Sharding.REPLICATE,
         Kernels.FUSED,
     ),
 }
@@ -221,33 +213,42 @@ KERNELS: dict[str, tuple[dict[str, dict[str, Any]], Sharding, Kernels]] = {
 
 @pytest.mark.parametrize("case", KERNELS)
 def test_kernels_are_fused_where_they_can_be(case: str) -> None:
-    groups, sharding, expected = KERNELS[case]
-    assert resolve_kernels(spec(**groups), sharding) is expected
+    groups, expected = KERNELS[case]
+    assert resolve_kernels(spec(**groups)) is expected
 
 
 def test_fused_kernels_that_cannot_be_had_are_noted() -> None:
-    plan = make_plan(SHAPE_8B, spec(training={"kernels": "fused"}, compute={"sharding": "full"}), 1025, H100_BYTES)
+    plan = make_plan(SHAPE_8B, spec(training={"kernels": "fused", "precision": "fp32"}), 1025, H100_BYTES)
     assert plan.kernels is Kernels.PLAIN
-    assert "kernels are plain: fused ones take bf16 and sharding replicate, this is bf16 and full" in plan.notes
+    assert "kernels are plain: fused ones take bf16 on a GPU, this is fp32" in plan.notes
 
 
-def test_narrow_formats_take_fused_kernels_and_the_whole_model_on_each_process() -> None:
+def test_narrow_formats_take_fused_kernels_and_any_sharding() -> None:
     for precision in ("fp8", "nf4"):
         two_nodes = spec(training={"precision": precision})
-        assert resolve_sharding(SHAPE_70B, two_nodes, A10_BYTES) is Sharding.REPLICATE
-        assert resolve_kernels(two_nodes, Sharding.REPLICATE) is Kernels.FUSED
+        assert resolve_sharding(SHAPE_70B, two_nodes, A10_BYTES) is not Sharding.REPLICATE
+        assert resolve_kernels(two_nodes) is Kernels.FUSED
         on_cpu = spec(training={"precision": precision}, compute={"device": "cpu", "gpusPerNode": None})
-        assert resolve_kernels(on_cpu, Sharding.REPLICATE) is Kernels.FUSED
+        assert resolve_kernels(on_cpu) is Kernels.FUSED
+
+
+def test_a_base_model_that_is_spread_with_fused_kernels_takes_its_share_and_two_layers() -> None:
+    # By hand, Llama 3.1 8B at rank 64 in bf16: 32 layers in four buffers of [outputs + p, inputs + p] numbers, where p
+    # is 192, 64, 128 and 64 columns of adapters; embeddings, head and norms stay whole.
+    buffers = 6336 * 4288 + 4160 * 4160 + 28800 * 4224 + 4160 * 14400
+    linears = 6144 * 4096 + 4096 * 4096 + 28672 * 4096 + 4096 * 14336
+    fused = spec(training={"kernels": "fused"}, compute={"nodes": 1, "gpusPerNode": 4})
+    estimate = estimate_memory(SHAPE_8B, fused, Sharding.FULL)
+    assert estimate.base_weights == 2 * (32 * linears // 4 + 2 * 128256 * 4096 + 65 * 4096)
+    assert estimate.gathered_weights == 2 * 2 * buffers
+    assert estimate.adapter == 4 * 167_772_160 + 2 * 32 * (buffers - linears) // 4
+    assert estimate.total < estimate_memory(SHAPE_8B, fused, Sharding.REPLICATE).total - 9 * GIB
 
 
 CANNOT_BE: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "a rank larger than a layer": (
         {"lora": {"rank": 513}},
         "lora.rank 513 is larger than k_proj, a layer of 2048 x 512: an adapter of rank 512 changes all of it",
-    ),
-    "NF4 spread over processes": (
-        {"training": {"precision": "nf4"}, "compute": {"sharding": "full"}},
-        "training.precision nf4 takes compute.sharding replicate, this is full",
     ),
 }
 

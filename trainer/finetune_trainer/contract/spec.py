@@ -259,8 +259,8 @@ class Training(SpecModel):
     )
     kernels: Kernels = Field(
         default=Kernels.PLAIN,
-        description="How a step is computed. `fused`: written out for speed, for bf16 on GPUs that each hold all of "
-        "the base model. `plain`: by PyTorch's modules, in any precision and sharding. `auto`: fused where it can be.",
+        description="How a step is computed. `fused`: written out for speed, in bf16, fp8 or nf4 on a GPU, with any "
+        "sharding. `plain`: by PyTorch's modules and FSDP2, in bf16 or fp32. `auto`: fused where it can be.",
     )
     embedding_on_host: bool = Field(
         default=False,

@@ -1,6 +1,6 @@
 """The decoder of a fused step: from a batch to its loss, and from there to the gradients of the adapters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, Pla
 from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.fused.layer import Drops, FusedLayer, Positions, Tape
 from finetune_trainer.fused.linear import Drop
+from finetune_trainer.fused.spread import SpreadLayers
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.loss import loss_and_gradient
 from finetune_trainer.model import has_interleaved_rotary, rotary_frequencies
@@ -37,6 +38,7 @@ class FusedDecoder(nn.Module):
         max_sequence_length: of any batch.
         checkpoint_activations: keep each block's input only, and compute the rest again.
         frozen: what the weights of the blocks are kept as; in the format of the products where it is not given.
+        spread: the processes that share the weights of the blocks; this one has them alone where it is not given.
         embedding_on_host: keep the table of embeddings in the host's memory; it must not be the head too.
     """
 
@@ -49,35 +51,35 @@ class FusedDecoder(nn.Module):
         max_sequence_length: int,
         checkpoint_activations: bool,
         frozen: FrozenFormat | None = None,
+        spread: SpreadLayers | None = None,
         embedding_on_host: bool = False,
     ) -> None:
         super().__init__()
         frozen = frozen or Whole(dtype, device)
+        self._spread = spread
         self._shape, self._checkpoints = shape, checkpoint_activations
         self._kernels, self._drops = kernels_for(device), lora.dropout > 0
-        self.layers = nn.ModuleList(FusedLayer(shape, lora, frozen) for _ in range(shape.num_layers))
+        self.layers = nn.ModuleList(
+            FusedLayer(shape, lora, frozen if spread is None else frozen.in_memory(spread.memory_of(number)))
+            for number in range(shape.num_layers)
+        )
         table = (shape.vocab_size, shape.hidden_size)
         self._embeddings = make_table(table, dtype, device, embedding_on_host)
         self._head = self._embeddings if shape.tied_embeddings else torch.empty(table, dtype=dtype, device=device)
         self._norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         angles = torch.outer(torch.arange(max_sequence_length), rotary_frequencies(shape, max_sequence_length))
         self._cosine, self._sine = angles.cos().to(device), angles.sin().to(device)
-        self._refresh = self._make_refresh(frozen)
+        if spread is None:
+            self._refresh = make_refresh(frozen, self.blocks)
+        else:
+            spread.refresh_with([make_refresh(frozen, [layer]) for layer in self.blocks])
+            self._refresh = spread.begin_step
         self._anchor = torch.zeros((), requires_grad=True)
 
     @property
     def blocks(self) -> list[FusedLayer]:
         """The layers, with their type."""
         return [layer for layer in self.layers if isinstance(layer, FusedLayer)]
-
-    def _make_refresh(self, frozen: FrozenFormat) -> Callable[[], None]:
-        owners = {linear.weight: (linear, layer.adapters) for layer in self.blocks for linear in layer.linears}
-
-        def places(weight: FrozenWeight) -> Places:
-            linear, adapters = owners[weight]
-            return linear.places(adapters)
-
-        return frozen.make_refresh(list(owners), places)
 
     def destinations(self) -> dict[str, Destination]:
         """Return where the frozen weights go, by torchtune's names."""
@@ -86,7 +88,10 @@ class FusedDecoder(nn.Module):
             weights["output.weight"] = self._head
         found = {name: Destination.of(weight) for name, weight in weights.items()}
         for number, layer in enumerate(self.blocks):
-            found |= {f"layers.{number}.{name}": place for name, place in layer.destinations().items()}
+            own = layer.destinations()
+            if self._spread is not None:
+                own = self._spread.kept_when_filled(number, own)
+            found |= {f"layers.{number}.{name}": place for name, place in own.items()}
         return found
 
     def begin_step(self) -> None:
@@ -111,7 +116,8 @@ class FusedDecoder(nn.Module):
         )
         drops = self._draw_dropout()
         residual, addend = self._kernels.gather_rows(self._embeddings, batch.tokens.flatten()), None
-        for layer, own in zip(self.blocks, drops, strict=True):
+        for number, (layer, own) in enumerate(zip(self.blocks, drops, strict=True)):
+            self._use(number, number + 1)
             compute = layer.forward_without_tape if self._checkpoints else layer.forward
             residual, addend, tape = compute(residual, addend, positions, own)
             if record is not None:
@@ -132,9 +138,15 @@ class FusedDecoder(nn.Module):
         layers = self.blocks
         joined: Tensor | None = self._last_norm_backward(record, gradient_of_loss)
         for number in reversed(range(len(layers))):
+            self._use(number, number - 1)
             below = layers[number - 1] if number else None
             assert joined is not None
             joined = layers[number].backward(record.tapes.pop(), joined, record.positions, record.drops[number], below)
+
+    def _use(self, number: int, then: int) -> None:
+        """Have the frozen weights of a layer where its products read them, and those of the next one on their way."""
+        if self._spread is not None:
+            self._spread.use(number, then if 0 <= then < self._shape.num_layers else None)
 
     def _last_norm_backward(self, record: "Record", gradient_of_loss: Tensor) -> Tensor:
         """Return the gradient of the residual stream before the last norm, in the buffer that the last block wants."""
@@ -162,6 +174,17 @@ def make_table(shape: tuple[int, int], dtype: torch.dtype, device: torch.device,
     if on_host and device.type == "cuda":
         return torch.empty(shape, dtype=dtype, pin_memory=True)
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+def make_refresh(frozen: FrozenFormat, layers: Sequence[FusedLayer]) -> Callable[[], None]:
+    """Return what brings the adapters' values to the products of some layers."""
+    owners = {linear.weight: (linear, layer.adapters) for layer in layers for linear in layer.linears}
+
+    def places(weight: FrozenWeight) -> Places:
+        linear, adapters = owners[weight]
+        return linear.places(adapters)
+
+    return frozen.make_refresh(list(owners), places)
 
 
 class Record:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, AdapterTail
 
@@ -37,10 +37,10 @@ class Layout:
         peaks: their largest is that of the adapter's numbers divided by the rows' scales, fp32 [NUM_PEAKS].
     """
 
-    def __init__(self, rows: int, columns: int, ranks: int, device: torch.device) -> None:
+    def __init__(self, rows: int, columns: int, ranks: int, device: torch.device, allocate: Allocate) -> None:
         self.columns = columns
         width = columns + -(-3 * ranks // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        self.numbers = torch.zeros(rows, width, dtype=E4M3, device=device)
+        self.numbers = allocate((rows, width), E4M3)
         self.scales = torch.ones(rows, dtype=torch.float32, device=device)
         self.peaks = torch.zeros(NUM_PEAKS, dtype=torch.float32, device=device)
 
@@ -62,11 +62,11 @@ class Layout:
 class Fp8Weight(FrozenWeight):
     """A weight in two layouts, with its adapters in the format of the products besides."""
 
-    def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device, allocate: Allocate) -> None:
         super().__init__(size)
         self._dtype, self._kernels = dtype, kernels_for(device)
-        self._forward = Layout(size.outputs, size.inputs, size.ranks, device)
-        self._backward = Layout(size.inputs, size.outputs, size.ranks, device)
+        self._forward = Layout(size.outputs, size.inputs, size.ranks, device, allocate)
+        self._backward = Layout(size.inputs, size.outputs, size.ranks, device, allocate)
         # Zeros, as the columns that rounding up has left are multiplied with.
         self._matrix_a = torch.zeros(size.columns, size.inputs, dtype=dtype, device=device)
         self._matrix_b = torch.zeros(size.outputs, size.columns, dtype=dtype, device=device)
@@ -127,7 +127,7 @@ class Fp8(FrozenFormat):
 
     def make_weight(self, size: GroupSize) -> FrozenWeight:
         """Return a weight without values."""
-        return Fp8Weight(size, self.dtype, self.device)
+        return Fp8Weight(size, self.dtype, self.device, self.allocate)
 
     def make_refresh(
         self, weights: Sequence[FrozenWeight], places: Callable[[FrozenWeight], Places]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
 from finetune_trainer.fused.frozen.whole import JoinedWeight
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.kernels.formats import NF4_BLOCK, NF4_VALUES
@@ -56,7 +56,9 @@ class Nf4Weight(JoinedWeight):
         peaks: largest magnitude of each block, bf16 [numbers / NF4_BLOCK].
     """
 
-    def __init__(self, size: GroupSize, workspace: Workspace, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, size: GroupSize, workspace: Workspace, dtype: torch.dtype, device: torch.device, allocate: Allocate
+    ) -> None:
         super().__init__(size)
         num_numbers = size.outputs * size.inputs
         if num_numbers % NF4_BLOCK or size.inputs % 2:
@@ -64,8 +66,8 @@ class Nf4Weight(JoinedWeight):
         workspace.reserve((size.outputs + size.columns) * (size.inputs + size.columns))
         self._workspace, self._dtype, self._kernels = workspace, dtype, kernels_for(device)
         self._copy_adapters: Callable[[], None] | None = None
-        self.packed = torch.empty(num_numbers // 2, dtype=torch.uint8, device=device)
-        self.peaks = torch.empty(num_numbers // NF4_BLOCK, dtype=torch.bfloat16, device=device)
+        self.packed = allocate((num_numbers // 2,), torch.uint8)
+        self.peaks = allocate((num_numbers // NF4_BLOCK,), torch.bfloat16)
         self._values = torch.tensor(NF4_VALUES, dtype=torch.float32, device=device)
 
     def staging(self) -> Tensor:
@@ -87,16 +89,11 @@ class Nf4Weight(JoinedWeight):
     def write(self, buffer: Tensor) -> None:
         """Write the weight and its adapters into a buffer of the workspace."""
         size = self.size
-        packed, peaks = self.stored()
-        self._kernels.expand_nf4(packed, peaks, self._values, buffer[: size.outputs, : size.inputs])
+        self._kernels.expand_nf4(self.packed, self.peaks, self._values, buffer[: size.outputs, : size.inputs])
         if self._copy_adapters is not None and size.columns:
             buffer[: size.outputs, size.inputs :].zero_()
             buffer[size.outputs :].zero_()
             self._copy_adapters()
-
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """Return `packed` and `peaks` of the whole weight; one that is spread over processes gathers them here."""
-        return self.packed, self.peaks
 
     def attach(self, places: Places) -> None:
         """Have the adapters' values written to their places whenever the weight is brought back."""
@@ -131,7 +128,7 @@ class Nf4(FrozenFormat):
 
     def make_weight(self, size: GroupSize) -> FrozenWeight:
         """Return a weight without values."""
-        return Nf4Weight(size, self._workspace, self.dtype, self.device)
+        return Nf4Weight(size, self._workspace, self.dtype, self.device, self.allocate)
 
     def make_refresh(
         self, weights: Sequence[FrozenWeight], places: Callable[[FrozenWeight], Places]

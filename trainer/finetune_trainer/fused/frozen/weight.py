@@ -2,13 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 # Pairs of a place and the fp32 matrix whose values go there before each step.
 Places = list[tuple[Tensor, Tensor]]
+# Returns zeros of a shape and a format.
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,20 @@ class FrozenFormat(ABC):
     Args:
         dtype: of activations and of products.
         device: to hold the weights.
+
+    Attributes:
+        allocate: gives weights the memory for what is large and never changes.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
+        self.allocate: Allocate = lambda shape, dtype: torch.zeros(shape, dtype=dtype, device=device)
+
+    def in_memory(self, allocate: Allocate) -> Self:
+        """Return this format with other memory; what weights share besides, they go on sharing."""
+        other = copy(self)
+        other.allocate = allocate
+        return other
 
     @abstractmethod
     def make_weight(self, size: GroupSize) -> FrozenWeight:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
 from finetune_trainer.kernels import kernels_for
 
 
@@ -61,11 +61,10 @@ class JoinedWeight(FrozenWeight):
 class WholeWeight(JoinedWeight):
     """A weight that stays in its buffer."""
 
-    def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: GroupSize, dtype: torch.dtype, allocate: Allocate) -> None:
         super().__init__(size)
-        shape = (size.outputs + size.columns, size.inputs + size.columns)
         # Zeros, as the columns that rounding up has left are multiplied with.
-        self._buffer = torch.zeros(shape, dtype=dtype, device=device)
+        self._buffer = allocate((size.outputs + size.columns, size.inputs + size.columns), dtype)
 
     def buffer(self) -> Tensor:
         """Return the buffer."""
@@ -85,7 +84,7 @@ class Whole(FrozenFormat):
 
     def make_weight(self, size: GroupSize) -> FrozenWeight:
         """Return a weight without values."""
-        return WholeWeight(size, self.dtype, self.device)
+        return WholeWeight(size, self.dtype, self.allocate)
 
     def make_refresh(
         self, weights: Sequence[FrozenWeight], places: Callable[[FrozenWeight], Places]
