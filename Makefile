@@ -97,6 +97,13 @@ format: venv ## let ruff format and mend what it can
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
 
+.PHONY: docs docs-serve
+docs: venv ## the guide as HTML into site/; ends with an error when a link leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
+docs-serve: venv ## the guide at http://127.0.0.1:8000, built anew at each change
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs serve
+
 # --- generated files --------------------------------------------------------------------------------------------------
 
 .PHONY: generate check-generated golden requirements

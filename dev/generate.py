@@ -4,7 +4,8 @@
     python -m dev.generate --check    compares, and ends with 1 when a file differs
 
 Generated are the CRD (from the pydantic models), its copy in the chart, the dashboards (from dev/dashboards), the plain
-manifest and the plain alerts (from the chart), and the reference page of FineTuneJob (from the CRD).
+manifest and the plain alerts (from the chart), and the pages of docs/reference: FineTuneJob (from the CRD), chart
+values, reasons, commands.
 """
 
 import argparse
@@ -17,12 +18,24 @@ from typing import Any
 
 import yaml
 
+from dev import reference
 from dev.dashboards import DASHBOARDS, as_json
 from finetune_operator.quantity import QUANTITY_PATTERN
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "finetune-operator"
+REFERENCE = ROOT / "docs" / "reference"
 NAMESPACE = "finetune-system"
+COMMANDS = (
+    "python -m finetune_operator",
+    "python -m finetune_operator run",
+    "python -m finetune_operator render",
+    "python -m finetune_operator crd",
+    "python -m finetune_trainer",
+    "python -m finetune_trainer test-functions",
+    "python -m finetune_trainer benchmark",
+    "python -m finetune_trainer bfcl",
+)
 
 
 def main() -> int:
@@ -58,7 +71,10 @@ def generated_files(helm: Path) -> Iterator[tuple[Path, str]]:
         yield CHART / "files" / "dashboards" / f"{name}.json", as_json(dashboard)
     yield ROOT / "manifests" / "install.yaml", _install_manifest(helm)
     yield ROOT / "manifests" / "prometheus-rules.yaml", _prometheus_rules(helm)
-    yield ROOT / "docs" / "reference" / "finetunejob.md", crd_reference(yaml.safe_load(crd))
+    yield REFERENCE / "finetunejob.md", crd_reference(yaml.safe_load(crd))
+    yield REFERENCE / "values.md", reference.values_page((CHART / "values.yaml").read_text(encoding="utf-8"))
+    yield REFERENCE / "reasons.md", reference.reasons_page()
+    yield REFERENCE / "commands.md", reference.commands_page({command: _help(command) for command in COMMANDS})
 
 
 def _chart_copies(crd: str) -> Iterator[tuple[Path, str]]:
@@ -154,6 +170,12 @@ def _output(*command: str) -> str:
     if finished.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{finished.stderr}")
     return finished.stdout
+
+
+def _help(command: str) -> str:
+    _, *arguments = command.split()
+    # argparse breaks lines by the terminal's width.
+    return _output("env", "COLUMNS=100", sys.executable, *arguments, "--help")
 
 
 def _difference(path: Path, current: str, text: str) -> Iterator[str]:

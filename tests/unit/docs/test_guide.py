@@ -1,0 +1,125 @@
+"""What the guide shows works: YAML is valid, field paths and commands exist, named files are there."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from finetune_operator.api.crd import crd
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.spec import FineTuneJobSpec
+from tests.factories import manifest, merged
+from tests.unit.docs.markdown import ROOT, Block, blocks, pages, prose
+
+SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+VALUES_SCHEMA = json.loads((ROOT / "helm/finetune-operator/values.schema.json").read_text(encoding="utf-8"))
+SPEC_FIELDS = frozenset(str(field.alias) for field in FineTuneJobSpec.model_fields.values())
+VALUES = frozenset(VALUES_SCHEMA["properties"])
+# The smallest job, which a fragment is a change of.
+JOB = manifest({"evaluation": None})
+FIELD_PATH = re.compile(r"`((?:spec|status)(?:\.[A-Za-z]+(?:\[[^\]`]*\])?)+)`")
+TEST_FILE = re.compile(r"\btests/[\w/]+\.py\b")
+MAKE_TARGET = re.compile(r"\bmake ([a-z][a-z-]+)\b")
+
+
+def documents(block: Block) -> list[Any]:
+    return [document for document in yaml.safe_load_all(block.text) if document is not None]
+
+
+def check(document: Any) -> None:
+    """Raise unless a document is a job, a part of one, values of the chart, or another kind of object."""
+    if isinstance(document, list):  # of containers, as a template wants them
+        assert all("image" in entry for entry in document)
+        return
+    kind, names = document.get("kind"), set(document)
+    if kind == "FineTuneJob":
+        job = merged(manifest(), {"metadata": document["metadata"]}) | {"spec": document["spec"]}
+        FineTuneJob.parse(job | {"apiVersion": document["apiVersion"]})
+    elif kind is not None:
+        assert {"apiVersion", "metadata"} <= names
+    elif names <= {"spec", "metadata"}:
+        FineTuneJob.parse(merged(JOB, document))
+    elif names <= SPEC_FIELDS:
+        FineTuneJob.parse(merged(JOB, {"spec": document}))
+    elif names <= VALUES:
+        # A fragment: what a whole file must have besides is not asked for.
+        jsonschema.Draft7Validator({**VALUES_SCHEMA, "required": []}).validate(document)
+    else:
+        raise AssertionError(f"neither fields of a FineTuneJob nor values of the chart: {sorted(names)}")
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.place)
+def test_a_block_of_yaml_is_valid(block: Block) -> None:
+    for document in documents(block):
+        check(document)
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.place)
+def test_a_block_of_json_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+def field(path: str) -> Any:
+    """Return the schema of a field by its path as kubectl has it, or raise KeyError with what is missing."""
+    schema = SCHEMA
+    for name in re.sub(r"\[[^\]]*\]", "", path).strip(".").split("."):
+        while schema.get("type") == "array":
+            schema = schema["items"]
+        if isinstance(schema.get("additionalProperties"), dict):
+            schema = schema["additionalProperties"]
+        elif "properties" in schema:
+            schema = schema["properties"][name]
+        else:
+            raise KeyError(name)
+    return schema
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_field_that_a_page_names_exists(page: Path) -> None:
+    for path in FIELD_PATH.findall(prose(page)):
+        field(path)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Yield every command of the consoles that are shown, with its place; what is continued is put together."""
+    for block in (*blocks("console"), *blocks("bash")):
+        text = block.text.replace("\\\n", " ")
+        for line in text.splitlines():
+            if block.language == "bash" or line.startswith("$ "):
+                yield block.place, shlex.split(line.removeprefix("$ "), comments=True)
+
+
+KUBECTL = [(place, words) for place, words in commands() if words[:1] == ["kubectl"]]
+
+
+@pytest.mark.parametrize(("place", "words"), KUBECTL, ids=[f"{place} {words[1]}" for place, words in KUBECTL])
+def test_a_kubectl_command_names_fields_and_patches_that_exist(place: str, words: list[str]) -> None:
+    for word in words:
+        if "jsonpath=" in word and "finetunejob" in " ".join(words):
+            for path in re.findall(r"\{(\.[^}]+)\}", word):
+                if not path.startswith(".metadata"):
+                    field(re.sub(r"\[\?\(.*?\)\]", "", path))
+        if word.startswith("finetunejob."):
+            field(word.removeprefix("finetunejob."))
+    if "patch" in words and "finetunejob" in words:
+        patch = next(word for word in words if word.startswith("{"))
+        FineTuneJob.parse(merged(manifest(), json.loads(patch)))
+    for flag in ("-f", "--filename"):
+        if flag in words and "manifests/" in (file := words[words.index(flag) + 1]):
+            assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_of_this_repository_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in TEST_FILE.findall(text):
+        assert (ROOT / name).exists(), name
+    targets = set(re.findall(r"^([a-z][a-z-]+)(?: [a-z -]+)?:", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in MAKE_TARGET.findall("".join(re.findall(r"`make [^`]*`|^\$ make .*$", text, re.MULTILINE))):
+        assert target in targets, f"make {target}"
