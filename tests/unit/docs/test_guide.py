@@ -33,7 +33,7 @@ def documents(block: Block) -> list[Any]:
 
 
 def check(document: Any) -> None:
-    """Raise unless a document is a job, a part of one, values of the chart, or another kind of object."""
+    """Raise unless a document is a job, a part of one, values of the chart, or of another program."""
     if isinstance(document, list):  # of containers, as a template wants them
         assert all("image" in entry for entry in document)
         return
@@ -43,6 +43,8 @@ def check(document: Any) -> None:
         FineTuneJob.parse(job | {"apiVersion": document["apiVersion"]})
     elif kind is not None:
         assert {"apiVersion", "metadata"} <= names
+    elif "scrape_configs" in names:  # of Prometheus
+        assert all(entry["job_name"] for entry in document["scrape_configs"])
     elif names <= {"spec", "metadata"}:
         FineTuneJob.parse(merged(JOB, document))
     elif names <= SPEC_FIELDS:
