@@ -33,6 +33,7 @@ from finetune_operator.errors import ApiError, DefinitionMissing
 from finetune_operator.failure_table import FAILURES
 from finetune_operator.logs import configure_logging
 from finetune_operator.metrics import Metrics
+from finetune_operator.names import ConditionReason
 from finetune_operator.optional_kinds import OptionalKinds
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
@@ -40,6 +41,7 @@ from finetune_operator.resources import CHILDREN, FINE_TUNE_JOBS, Resource
 from finetune_operator.settings import Settings
 from finetune_operator.store import Body, JobKey, Store
 from finetune_operator.watches import Watches
+from finetune_trainer.contract.termination import Reason
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ class Operator:
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
         self.metrics.watch_storage(self.num_short_of_storage)
-        self.metrics.expect(FAILURES, gpu_seconds(None))
+        self.metrics.expect(FAILURES, (Reason.SUCCEEDED, ConditionReason.SUSPENDED), gpu_seconds(None))
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:

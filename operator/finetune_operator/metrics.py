@@ -86,16 +86,19 @@ class Metrics:
             "finetune_operator_ready", "1 when jobs are being worked on, 0 while starting.", registry=self.registry
         )
 
-    def expect(self, reasons: Iterable[str], kinds: Iterable[str]) -> None:
+    def expect(self, failures: Iterable[str], good_endings: Iterable[str], kinds: Iterable[str]) -> None:
         """Begin to count at zero: Prometheus sees no increase in a series that begins at one.
 
         Args:
-            reasons: for which attempts end and jobs fail.
+            failures: reasons for which attempts end and jobs fail.
+            good_endings: reasons for which attempts end and no job fails.
             kinds: of GPU-seconds.
         """
-        for reason in reasons:
+        for reason in failures:
             self.attempts.labels(reason)
             self.jobs_failed.labels(reason)
+        for reason in good_endings:
+            self.attempts.labels(reason)
         for kind in kinds:
             self.gpu_seconds.labels(kind)
 

@@ -16,9 +16,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from dev.cluster.image_build import TRAINER
+from dev.prometheus import running_prometheus
 from tests.e2e.jobs import Reader, start_reader, tiny_job
 from tests.e2e.kubectl import JobView, Kubectl, fresh_namespace
-from tests.e2e.prometheus import running_prometheus
 
 pytestmark = pytest.mark.e2e
 

@@ -34,10 +34,12 @@ def test_the_queue_is_read_when_it_is_asked_for() -> None:
 
 def test_what_can_happen_is_counted_from_zero_so_that_its_first_time_is_an_increase() -> None:
     metrics = Metrics()
-    metrics.expect(["Diverged"], ["lost"])
+    metrics.expect(["Diverged"], ["Succeeded"], ["lost"])
     samples = _samples(metrics)
     assert samples["finetune_operator_jobs_failed_total", ("Diverged",)] == 0
     assert samples["finetune_operator_attempts_total", ("Diverged",)] == 0
+    assert samples["finetune_operator_attempts_total", ("Succeeded",)] == 0
+    assert ("finetune_operator_jobs_failed_total", ("Succeeded",)) not in samples
     assert samples["finetune_operator_gpu_seconds_total", ("lost",)] == 0
 
 
