@@ -81,6 +81,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation": {"holdout": {"share": 0}, "gate": {"loss": "<= 1.5"}}},
         "spec.evaluation",
     ),
+    "rows to score on from two sources": (
+        {"evaluation": {"datasets": [{"path": "dev.jsonl", "huggingFace": {"repository": "a/b"}, "format": "openai"}]}},
+        "spec.evaluation.datasets[0]",
+    ),
+    "rows to score on outside of the filesystem": (
+        {"evaluation": {"datasets": [{"path": "../dev.jsonl", "format": "openai"}]}},
+        "spec.evaluation.datasets[0].path",
+    ),
+    "a weight of rows to score on": (
+        {"evaluation": {"datasets": [{"path": "dev.jsonl", "format": "openai", "weight": 2}]}},
+        "spec.evaluation.datasets[0].weight",
+    ),
     "most rows held out": ({"evaluation": {"holdout": {"share": 0.9}}}, "spec.evaluation.holdout.share"),
     "an upload without a token": ({"export": {"pushTo": {"repository": "team/calls"}}}, "spec"),
     # compute

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_trainer.contract.spec import Dataset, DatasetFormat, Training
+from finetune_trainer.contract.dataset import Dataset, DatasetFormat
+from finetune_trainer.contract.spec import Training
 from finetune_trainer.data.build import Source, build_data
 from finetune_trainer.data.conversation import BadRowError
 from finetune_trainer.data.formats import parse_row

@@ -325,9 +325,13 @@ def is_finished(status: FineTuneJobStatus) -> bool:
 
 def summary_of(report: PreparedReport) -> str:
     """Return what prepare found, in a sentence or two."""
-    kept = sum(dataset.rows_kept for dataset in report.datasets)
-    read = sum(dataset.rows_read for dataset in report.datasets)
-    dropped = f"{read - kept} of {read} rows dropped" if kept < read else f"all {read} rows kept"
+    read, kept, held_out = (
+        sum(getattr(dataset, field) for dataset in report.datasets)
+        for field in ("rows_read", "rows_kept", "rows_held_out")
+    )
+    dropped = f"{read - kept - held_out} of {read} rows dropped" if kept + held_out < read else f"all {read} rows used"
+    if held_out:
+        dropped += f", {held_out} held out"
     return (
         f"{report.model} ({report.model_family}, {_count(report.parameters)} parameters, "
         f"{_count(report.trainable_parameters)} trained): {report.sequences} sequences, "

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.contract.dataset import DatasetFormat, EvaluationDataset
 from finetune_trainer.contract.evaluation import (
     EvaluationReport,
     Measure,
@@ -14,7 +15,7 @@ from finetune_trainer.contract.evaluation import (
     check_gate,
     perplexity,
 )
-from finetune_trainer.contract.outcome import Evaluation, Gate
+from finetune_trainer.contract.outcome import Evaluation, Gate, Holdout
 from finetune_trainer.contract.termination import (
     MAX_BYTES,
     Reason,
@@ -97,6 +98,12 @@ def test_a_job_is_evaluated_unless_it_says_otherwise_and_gated_only_if_it_says_s
     assert evaluation.enabled
     assert (evaluation.holdout.share, evaluation.holdout.max_rows) == (0.02, 500)
     assert not evaluation.gate.is_set
+
+
+def test_a_gate_is_measured_on_data_sets_of_its_own_where_nothing_is_held_out() -> None:
+    dev = EvaluationDataset(path="data/dev.jsonl", format=DatasetFormat.OPENAI)
+    evaluation = Evaluation(datasets=(dev,), holdout=Holdout(share=0), gate=Gate(loss="<= 1.5"))
+    assert evaluation.gate.is_set
 
 
 def test_a_report_with_hundreds_of_tools_arrives_without_the_tools(tmp_path: Path) -> None:

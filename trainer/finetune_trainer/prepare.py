@@ -13,9 +13,10 @@ from pathlib import Path
 from finetune_trainer import cache, hub
 from finetune_trainer.architecture import ModelShape, read_shape
 from finetune_trainer.contract import environment as names
+from finetune_trainer.contract.dataset import ConversationSource, HuggingFaceDataset
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.spec import Dataset, HuggingFaceDataset, TrainerSpec
+from finetune_trainer.contract.spec import TrainerSpec
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.data import packed
 from finetune_trainer.data.build import Source, build_data
@@ -150,7 +151,8 @@ def prepare_data(
     Raises:
         TrainerError: DATA_UNAVAILABLE, DATA_INVALID, STORAGE_FULL, or MODEL_UNSUPPORTED for its tokenizer.
     """
-    sources = [find_source(dataset, paths, source) for dataset in spec.datasets]
+    scored = spec.evaluation.datasets if spec.evaluation.enabled else ()
+    sources = [find_source(dataset, paths, source) for dataset in (*scored, *spec.datasets)]
     entry = paths.datasets / data_digest(spec, sources, model_directory)
     with cache.locked(entry):
         if cache.is_ready(entry):
@@ -161,7 +163,8 @@ def prepare_data(
             try:
                 renderer = Renderer(load_tokenizer(model_directory))
                 work = RowWork(renderer, spec.training, _holdout_share(spec), shape.vocab_size)
-                build_data(sources, work, spec.evaluation.holdout.max_rows, partial, num_available_cpus())
+                max_held_out = None if scored else spec.evaluation.holdout.max_rows
+                build_data(sources, work, max_held_out, partial, num_available_cpus())
                 cache.publish(entry)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -172,11 +175,12 @@ def prepare_data(
 
 
 def _holdout_share(spec: TrainerSpec) -> float:
-    holdout = spec.evaluation.holdout
-    return holdout.share if spec.evaluation.enabled and holdout.max_rows > 0 else 0.0
+    evaluation = spec.evaluation
+    is_held_out = evaluation.enabled and evaluation.holdout.max_rows > 0 and not evaluation.datasets
+    return evaluation.holdout.share if is_held_out else 0.0
 
 
-def find_source(dataset: Dataset, paths: JobPaths, source: hub.Hub) -> Source:
+def find_source(dataset: ConversationSource, paths: JobPaths, source: hub.Hub) -> Source:
     """Find the files of a data set, downloading them when they are not cached.
 
     Raises:
@@ -189,7 +193,7 @@ def find_source(dataset: Dataset, paths: JobPaths, source: hub.Hub) -> Source:
     return _find_on_hub(dataset, dataset.hugging_face, paths, source)
 
 
-def _find_on_hub(dataset: Dataset, wanted: HuggingFaceDataset, paths: JobPaths, source: hub.Hub) -> Source:
+def _find_on_hub(dataset: ConversationSource, wanted: HuggingFaceDataset, paths: JobPaths, source: hub.Hub) -> Source:
     snapshot = hub.look_up(source, "dataset", wanted.repository, wanted.revision)
     sources = paths.datasets / "sources"
     card = ""
@@ -221,10 +225,8 @@ def data_digest(spec: TrainerSpec, sources: list[Source], model_directory: Path)
             "tokenizer": _tokenizer_digests(model_directory),
             "datasets": [
                 {
-                    "format": source.dataset.format,
-                    "weight": source.dataset.weight,
-                    "maxSamples": source.dataset.max_samples,
-                    "maxBadRowPercent": source.dataset.max_bad_row_percent,
+                    "kind": type(source.dataset).__name__,
+                    "settings": source.dataset.model_dump(mode="json", exclude={"hugging_face", "path"}),
                     "revision": source.revision,
                     # The files of a commit never change; a file at a path may.
                     "files": [(name, None if source.revision else _file_digest(file)) for name, file in source.files],

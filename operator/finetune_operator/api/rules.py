@@ -29,9 +29,10 @@ from finetune_operator.api.spec import (
     RunPolicy,
     SharedStorage,
 )
+from finetune_trainer.contract.dataset import Dataset, EvaluationDataset
 from finetune_trainer.contract.environment import JOB_COMPLETION_INDEX, SECRET_NAMES
-from finetune_trainer.contract.outcome import Evaluation, Gate
-from finetune_trainer.contract.spec import Dataset, ModelSource
+from finetune_trainer.contract.outcome import GATE_NEEDS_ROWS, Evaluation, Gate
+from finetune_trainer.contract.spec import ModelSource
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ _GATE_IS_SET = " || ".join(
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ModelSource: (ONE_SOURCE, *PATH_RULES),
     Dataset: (ONE_SOURCE, *PATH_RULES),
+    EvaluationDataset: (ONE_SOURCE, *PATH_RULES),
     Toleration: (
         Rule(
             "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
@@ -138,8 +140,9 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         Rule(
             # NB: a default is checked before the defaults inside of it are filled in, so that there is no gate yet.
             f"!has(self.gate) || !({_GATE_IS_SET}) || "
-            "(self.enabled && self.holdout.share > 0.0 && self.holdout.maxRows > 0)",
-            "a gate needs held-out rows: leave enabled, holdout.share and holdout.maxRows above zero",
+            "(self.enabled && ((has(self.datasets) && size(self.datasets) > 0) || "
+            "(self.holdout.share > 0.0 && self.holdout.maxRows > 0)))",
+            GATE_NEEDS_ROWS,
         ),
     ),
     SharedStorage: STORAGE_RULES,

@@ -67,6 +67,14 @@ def test_the_summary_of_prepare_has_rows_tokens_steps_and_what_was_dropped() -> 
     )
 
 
+def test_rows_that_are_held_out_are_not_told_as_dropped() -> None:
+    report = PreparedReport.model_validate(PREPARED)
+    [dataset] = report.datasets
+    held_out = dataset.model_copy(update={"rows_kept": dataset.rows_read - 7, "rows_held_out": 7})
+    told = tell.prepared(NEW, EARLIER, report.model_copy(update={"datasets": (held_out,)}))
+    assert "tokens, all 60 rows used, 7 held out; 30 steps" in told.conditions[0].message
+
+
 PLANNED = tell.prepared(NEW, EARLIER, PreparedReport.model_validate(PREPARED))
 REPORT = ProgressReport(
     step=412,

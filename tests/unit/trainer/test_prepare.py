@@ -32,6 +32,8 @@ def make_shared(root: Path, num_rows: int = 20) -> Path:
         for number in range(1, num_rows + 1)
     ]
     (root / "data/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = [{"role": "user", "content": "What is scored?"}, {"role": "assistant", "content": "This."}]
+    (root / "data/scored.jsonl").write_text(json.dumps({"messages": scored}) + "\n")
     return root
 
 
@@ -94,6 +96,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "the share of the rows that is held out": {"evaluation": {"holdout": {"share": 0.5}}},
     "the number of rows that are held out": {"evaluation": {"holdout": {"maxRows": 1}}},
     "that nothing is held out": {"evaluation": {"enabled": False}},
+    "the rows to score on": {"evaluation": {"datasets": [{"path": "data/scored.jsonl", "format": "openai"}]}},
     "the allowed share of bad rows": {
         "datasets": [{"path": "data/rows.jsonl", "format": "openai", "maxBadRowPercent": 0}]
     },
@@ -104,6 +107,21 @@ CHANGES: dict[str, dict[str, Any]] = {
 def test_a_setting_that_decides_the_data_gives_data_of_its_own(case: str, tmp_path: Path) -> None:
     shared = make_shared(tmp_path)
     assert run(shared).data_path != run(shared, **CHANGES[case]).data_path
+
+
+def test_data_sets_to_score_on_take_the_place_of_held_out_rows(tmp_path: Path) -> None:
+    shared = make_shared(tmp_path)
+    report = run(shared, **CHANGES["the rows to score on"])
+    trained, scored = report.datasets
+    assert (trained.name, trained.rows_kept, trained.rows_held_out) == ("data/rows.jsonl", 20, 0)
+    assert (scored.name, scored.rows_kept, scored.rows_held_out) == ("data/scored.jsonl", 0, 1)
+    assert [row.place for row in read_heldout(shared / report.data_path)] == ["data/scored.jsonl, row 1"]
+
+
+def test_data_sets_to_score_on_are_not_read_where_nothing_is_scored(tmp_path: Path) -> None:
+    datasets = [{"path": "data/missing.jsonl", "format": "openai"}]
+    report = run(make_shared(tmp_path), evaluation={"enabled": False, "datasets": datasets})
+    assert [dataset.name for dataset in report.datasets] == ["data/rows.jsonl"]
 
 
 def test_data_is_prepared_anew_when_a_file_or_the_tokenizer_changed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from finetune_trainer.contract.dataset import EvaluationDataset
 from finetune_trainer.contract.group import RepositoryName, SpecModel
 
 _SHARE = r"(0(\.[0-9]+)?|1(\.0+)?)"
@@ -82,13 +83,26 @@ class Gate(SpecModel):
         return self != Gate()
 
 
+GATE_NEEDS_ROWS = (
+    "a gate needs rows to score: leave enabled, and name datasets or leave holdout.share and holdout.maxRows above zero"
+)
+
+
 class Evaluation(SpecModel):
-    """Base and tuned model are scored on held-out rows when the training is done."""
+    """Base and tuned model are scored on rows that training never sees when the training is done."""
 
     enabled: bool = Field(
         default=True, description="`false` trains on every row and scores nothing; only without a gate."
     )
-    holdout: Holdout = Field(default=Holdout(), description="Rows that training never sees.")
+    datasets: tuple[EvaluationDataset, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Data sets to score on in place of rows held out of `datasets`, every row of them. Rows of the "
+        "training's data sets with the same turns are left out of the training.",
+    )
+    holdout: Holdout = Field(
+        default=Holdout(), description="Rows that training never sees; none where `datasets` names rows of their own."
+    )
     max_turns: int = Field(
         default=1000,
         ge=1,
@@ -102,8 +116,9 @@ class Evaluation(SpecModel):
 
     @model_validator(mode="after")
     def _gate_is_measured(self) -> Self:
-        if self.gate.is_set and not (self.enabled and self.holdout.share > 0 and self.holdout.max_rows > 0):
-            raise ValueError("a gate needs held-out rows: leave enabled, holdout.share and holdout.maxRows above zero")
+        has_rows = bool(self.datasets) or (self.holdout.share > 0 and self.holdout.max_rows > 0)
+        if self.gate.is_set and not (self.enabled and has_rows):
+            raise ValueError(GATE_NEEDS_ROWS)
         return self
 
 

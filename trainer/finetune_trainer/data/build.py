@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune_trainer.contract.dataset import ConversationSource, Dataset, EvaluationDataset
 from finetune_trainer.contract.preflight import PreflightReport
-from finetune_trainer.contract.spec import Dataset, Training
+from finetune_trainer.contract.spec import Training
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.conversation import Defect
 from finetune_trainer.data.heldout import HELDOUT_DIRECTORY, HeldOutRow, write_heldout
@@ -24,7 +25,7 @@ from finetune_trainer.data.parallel import Workers, workers
 from finetune_trainer.data.read import Row, read_rows
 from finetune_trainer.data.render import Document, Renderer
 from finetune_trainer.data.report import REPORT_FILE, DataReport, RowCount, Segment, Statistics
-from finetune_trainer.data.rows import NOT_DRAWN, Outcome, RowWork
+from finetune_trainer.data.rows import ALSO_SCORED, NOT_DRAWN, Outcome, RowWork
 from finetune_trainer.data.split import num_repetitions
 from finetune_trainer.errors import TrainerError
 
@@ -46,7 +47,7 @@ MAX_MISFIT_PERCENT = 50
 class Source:
     """The files of one data set, each with the name that a person knows it by."""
 
-    dataset: Dataset
+    dataset: ConversationSource
     name: str
     revision: str | None
     files: tuple[tuple[str, Path], ...]
@@ -72,14 +73,14 @@ class _Findings:
 
 
 def build_data(
-    sources: list[Source], work: RowWork, max_held_out: int, directory: Path, num_processes: int
+    sources: list[Source], work: RowWork, max_held_out: int | None, directory: Path, num_processes: int
 ) -> DataReport:
     """Write the packed sequences of all sources, the held-out rows, and the report about them, into a directory.
 
     Args:
-        sources: the data sets.
+        sources: the data sets; those to be scored on come first, so that their rows are known when others are read.
         work: what is done with each row.
-        max_held_out: held-out rows that are kept to be scored, at most.
+        max_held_out: held-out rows that are kept to be scored, at most; None keeps all.
         directory: where everything is written; it is made.
         num_processes: processes that tokenise, at most.
 
@@ -106,7 +107,7 @@ def build_data(
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _documents(source: Source, many: Workers, findings: _Findings, max_held_out: int) -> Iterator[Document]:
+def _documents(source: Source, many: Workers, findings: _Findings, max_held_out: int | None) -> Iterator[Document]:
     """Yield the documents of a data set that are trained on, counting what becomes of each row."""
     count = RowCount()
     findings.counts.append(count)
@@ -136,7 +137,7 @@ def _rows(source: Source) -> Iterator[Row]:
             yield row
 
 
-def _used(outcome: Outcome, source: Source, findings: _Findings, max_held_out: int) -> Iterator[Document]:
+def _used(outcome: Outcome, source: Source, findings: _Findings, max_held_out: int | None) -> Iterator[Document]:
     """Yield the documents of a good row, as often as its data set's weight says, or hold it out."""
     count = findings.counts[-1]
     findings.statistics.note(outcome)
@@ -145,6 +146,10 @@ def _used(outcome: Outcome, source: Source, findings: _Findings, max_held_out: i
         row = HeldOutRow(source.name, outcome.place, outcome.held_out)
         _hold_out(outcome.fingerprint, row, outcome.documents, findings, max_held_out)
         return
+    if outcome.fingerprint in findings.held_out:
+        count.dropped[ALSO_SCORED] += 1
+        return
+    assert isinstance(source.dataset, Dataset), "every row of the others is held out"
     repetitions = num_repetitions(outcome.fingerprint, source.dataset.weight)
     if repetitions == 0:
         count.dropped[NOT_DRAWN] += 1
@@ -159,11 +164,13 @@ def _used(outcome: Outcome, source: Source, findings: _Findings, max_held_out: i
 
 
 def _hold_out(
-    fingerprint: int, row: HeldOutRow, documents: tuple[Document, ...], findings: _Findings, max_held_out: int
+    fingerprint: int, row: HeldOutRow, documents: tuple[Document, ...], findings: _Findings, max_held_out: int | None
 ) -> None:
     if fingerprint in findings.held_out:
         return
     findings.held_out[fingerprint] = (row, documents)
+    if max_held_out is None:
+        return
     heapq.heappush(findings.held_out_heap, -fingerprint)
     if len(findings.held_out) > max_held_out:
         del findings.held_out[-heapq.heappop(findings.held_out_heap)]
@@ -223,7 +230,8 @@ def _pack_documents(documents_directory: Path, training: Training, directory: Pa
     if not len(lengths):
         raise TrainerError(
             Reason.DATA_INVALID,
-            "every row is held out, or not drawn by its weight: lower evaluation.holdout.share, or add rows",
+            "every row is held out, scored in evaluation.datasets, or not drawn by its weight: lower "
+            "evaluation.holdout.share, or add rows",
         )
     groups = (
         pack(lengths, training.max_sequence_length)
@@ -259,10 +267,10 @@ def _write_held_out(findings: _Findings, training: Training, directory: Path) ->
 def _report(sources: list[Source], work: RowWork, findings: _Findings, packed: PackedSequences) -> DataReport:
     counts, statistics = findings.counts, findings.statistics
     example = findings.example
+    # As the manifest has them: those to train on first.
+    listed = sorted(zip(sources, counts, strict=True), key=lambda pair: isinstance(pair[0].dataset, EvaluationDataset))
     return DataReport(
-        datasets=tuple(
-            count.report(source.name, source.revision) for source, count in zip(sources, counts, strict=True)
-        ),
+        datasets=tuple(count.report(source.name, source.revision) for source, count in listed),
         preflight=_preflight(work, findings, packed),
         tokens=packed.num_tokens,
         trained_tokens=int(packed.num_targets.sum()),

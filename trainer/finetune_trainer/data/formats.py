@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from finetune_trainer.contract.spec import DatasetFormat
+from finetune_trainer.contract.dataset import DatasetFormat
 from finetune_trainer.data.conversation import (
     BadRowError,
     Conversation,

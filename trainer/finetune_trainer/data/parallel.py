@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from finetune_trainer.contract.spec import Dataset
+from finetune_trainer.contract.dataset import ConversationSource
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.read import Row
 from finetune_trainer.data.rows import Outcome, RowWork
@@ -40,7 +40,7 @@ class Workers:
         self._pool = pool
         self._num_processes = num_processes
 
-    def outcomes(self, rows: Iterable[Row], dataset: Dataset) -> Iterator[Outcome]:
+    def outcomes(self, rows: Iterable[Row], dataset: ConversationSource) -> Iterator[Outcome]:
         """Yield what becomes of each row, in the order of the rows.
 
         Raises:
@@ -115,6 +115,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _outcomes(rows: list[Row], dataset: Dataset) -> list[Outcome]:
+def _outcomes(rows: list[Row], dataset: ConversationSource) -> list[Outcome]:
     assert _work is not None
     return [_work.outcome(row, dataset) for row in rows]

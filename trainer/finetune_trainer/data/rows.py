@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from finetune_trainer.contract.spec import Dataset, DatasetFormat, Overlong, Training
+from finetune_trainer.contract.dataset import ConversationSource, DatasetFormat, EvaluationDataset
+from finetune_trainer.contract.spec import Overlong, Training
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.check import check_calls, check_size
 from finetune_trainer.data.conversation import BadRowError, Conversation
@@ -16,6 +17,7 @@ from finetune_trainer.errors import TrainerError
 OVERLONG = "longer than maxSequenceLength"
 NOTHING_TRAINED = "assistant only beyond maxSequenceLength"
 NOT_DRAWN = "not drawn, as weight is below 1"
+ALSO_SCORED = "also in evaluation.datasets"
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class RowWork:
 
     renderer: Renderer
     training: Training
-    holdout_share: float  # of the rows, 0 to 1
+    holdout_share: float  # of the rows to train on, 0 to 1
     vocab_size: int
 
-    def outcome(self, row: Row, dataset: Dataset) -> Outcome:
+    def outcome(self, row: Row, dataset: ConversationSource) -> Outcome:
         """Say what becomes of a row.
 
         Raises:
@@ -55,7 +57,8 @@ class RowWork:
         except BadRowError as error:
             return Outcome(row.place, error=error)
         self._check_vocabulary(documents)
-        return self._fitted(row, conversation, documents)
+        share = 1.0 if isinstance(dataset, EvaluationDataset) else self.holdout_share
+        return self._fitted(row, conversation, documents, share)
 
     def _conversation(self, row: Row, dataset_format: DatasetFormat) -> Conversation:
         conversation = parse_row(row.parsed(), dataset_format)
@@ -63,7 +66,7 @@ class RowWork:
         check_calls(conversation)
         return conversation
 
-    def _fitted(self, row: Row, conversation: Conversation, documents: list[Document]) -> Outcome:
+    def _fitted(self, row: Row, conversation: Conversation, documents: list[Document], holdout_share: float) -> Outcome:
         """Cut or leave out what is longer than a sequence, and leave out what trains nothing."""
         length = self.training.max_sequence_length
         is_overlong = any(len(document.tokens) > length for document in documents)
@@ -83,7 +86,7 @@ class RowWork:
             fingerprint=identity,
             tools=tuple(tool["function"]["name"] for tool in conversation.tools),
             calls=tuple(call.name for message in conversation.messages for call in message.tool_calls),
-            held_out=conversation if is_held_out(identity, self.holdout_share) else None,
+            held_out=conversation if is_held_out(identity, holdout_share) else None,
         )
 
     def _check_vocabulary(self, documents: list[Document]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from finetune_trainer.contract.spec import Dataset, DatasetFormat, Overlong, Training
+from finetune_trainer.contract.dataset import Dataset, DatasetFormat, EvaluationDataset
+from finetune_trainer.contract.spec import Overlong, Training
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data import packed as packed_data
 from finetune_trainer.data import parallel
@@ -67,7 +68,7 @@ def build(
     directory: Path,
     training: Training = TRAINING,
     holdout_share: float = 0,
-    max_held_out: int = 500,
+    max_held_out: int | None = 500,
     num_processes: int = 1,
 ) -> DataReport:
     work = RowWork(renderer, training, holdout_share, chat_models.VOCABULARY_SIZE)
@@ -285,6 +286,31 @@ def test_a_share_into_which_no_row_falls_is_noted(renderer: Renderer, tmp_path: 
     assert read_heldout(tmp_path / "out") == []
     assert not (tmp_path / "out" / HELDOUT_DIRECTORY).exists()
     assert report.notes[-1].startswith("no row fell into evaluation.holdout.share")
+
+
+def scored_source(directory: Path, rows: list[Any], name: str = "scored.jsonl") -> Source:
+    written = source(directory, rows, name)
+    return Source(EvaluationDataset(path=name, format=DatasetFormat.OPENAI), name, None, written.files)
+
+
+def test_every_row_of_a_data_set_to_score_on_is_held_out_and_none_of_the_others(
+    tokenizer: Any, renderer: Renderer, tmp_path: Path
+) -> None:
+    scored = scored_source(tmp_path, [chat(f"scored {number}") for number in range(30)])
+    report = build([scored, source(tmp_path, MANY)], renderer, tmp_path / "out", WIDE, max_held_out=None)
+    assert answers(tmp_path / "out") == {f"scored {number}" for number in range(30)}
+    assert trained_answers(tokenizer, tmp_path / "out") == {f"answer {number}" for number in range(200)}
+    assert [(dataset.name, dataset.rows_kept, dataset.rows_held_out) for dataset in report.datasets] == [
+        ("rows.jsonl", 200, 0),
+        ("scored.jsonl", 0, 30),
+    ]
+
+
+def test_rows_that_are_scored_are_left_out_of_the_training(tokenizer: Any, renderer: Renderer, tmp_path: Path) -> None:
+    scored = scored_source(tmp_path, [*MANY[:7], chat("scored")])
+    report = build([scored, source(tmp_path, MANY)], renderer, tmp_path / "out", WIDE, max_held_out=None)
+    assert trained_answers(tokenizer, tmp_path / "out") == {f"answer {number}" for number in range(7, 200)}
+    assert report.datasets[0].dropped == {"also in evaluation.datasets": 7}
 
 
 def test_data_of_which_every_row_is_held_out_is_refused(renderer: Renderer, tmp_path: Path) -> None:

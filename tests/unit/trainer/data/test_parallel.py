@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.contract.spec import Dataset, Training
+from finetune_trainer.contract.dataset import Dataset
+from finetune_trainer.contract.spec import Training
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.parallel import PARALLEL_FROM_BYTES, Workers, workers
 from finetune_trainer.data.read import Row, read_rows

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.contract.spec import DatasetFormat
+from finetune_trainer.contract.dataset import DatasetFormat
 from finetune_trainer.data.conversation import Conversation, Message, Role, ToolCall
 from finetune_trainer.data.formats import parse_row
 from finetune_trainer.data.split import fingerprint, is_held_out, num_repetitions
