@@ -36,7 +36,7 @@ from finetune_trainer.weights import check_weights
 logger = logging.getLogger(__name__)
 
 # Part of the digest of prepared data: to be raised whenever equal input gives other tokens than before.
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 4
 
 
 def prepare(job: TrainerJob, paths: JobPaths, environment: Mapping[str, str]) -> PreparedReport:

@@ -60,6 +60,7 @@ class Message:
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    is_trained: bool = True  # False: a turn of the assistant that is context alone
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def make_conversation(messages: list[Message], tools: list[JsonObject]) -> Conve
         raise BadRowError(
             "has no turn of the assistant, so there is nothing to learn from it: add one, or leave it out"
         )
+    if not any(message.is_trained for message in turns if message.role is Role.ASSISTANT):
+        raise BadRowError("every turn of the assistant has weight 0, so there is nothing to learn: leave the row out")
     if Role.USER not in {message.role for message in turns}:
         raise BadRowError("has no turn of the user before the assistant's: add what was asked", Defect.UNBALANCED_TURNS)
     for number, message in enumerate(turns, start=1):

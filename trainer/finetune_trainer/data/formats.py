@@ -227,9 +227,18 @@ def _parse_openai(row: JsonObject) -> Conversation:
         where = f"messages[{number}]"
         role = _role(turn, "role", _OPENAI_ROLES, where)
         calls = _openai_calls(turn, where) if role is Role.ASSISTANT else ()
-        messages.append(Message(role, _openai_content(turn.get("content"), where), calls))
+        content = _openai_content(turn.get("content"), where)
+        messages.append(Message(role, content, calls, role is not Role.ASSISTANT or _openai_weight(turn, where)))
     _sort_answers(row["messages"], messages)
     return make_conversation(messages, _tools_of(row.get("tools")))
+
+
+def _openai_weight(turn: JsonObject, where: str) -> bool:
+    """Return whether a turn of the assistant is trained on; one that says nothing of it is."""
+    weight = turn.get("weight")
+    if weight not in (None, 0, 1):
+        raise BadRowError(f"{where}.weight: {weight!r} is neither 0 nor 1: 0 trains not on this turn, 1 does")
+    return weight != 0
 
 
 def _openai_calls(turn: JsonObject, where: str) -> tuple[ToolCall, ...]:

@@ -1,7 +1,8 @@
 """The rows that training never sees: JSON Lines beside the packed data, for whoever scores a model on them.
 
 A line is a conversation as this trainer understands it, whatever format its row was written in:
-`{"dataset", "row", "messages": [{"role", "content", "tool_calls": [{"name", "arguments"}]}], "tools": [...]}`.
+`{"dataset", "row", "messages": [{"role", "content", "tool_calls": [{"name", "arguments"}], "is_trained"}],
+"tools": [...]}`.
 """
 
 import json
@@ -60,6 +61,7 @@ def _row(document: dict[str, Any]) -> HeldOutRow:
             Role(message["role"]),
             message["content"],
             tuple(ToolCall(call["name"], call["arguments"]) for call in message["tool_calls"]),
+            message["is_trained"],
         )
         for message in document["messages"]
     )

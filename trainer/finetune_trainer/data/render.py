@@ -184,8 +184,11 @@ class Renderer:
             if end < 0:
                 return None
             spans.append((found.end(), end + len(self.end_of_turn)))
-        is_complete = len(spans) == sum(turn["role"] == Role.ASSISTANT for turn in turns)
-        return [MarkedText(text, tuple(spans))] if is_complete else None
+        answers = [turn for turn in turns if turn["role"] == Role.ASSISTANT]
+        if len(spans) != len(answers):
+            return None
+        trained = (span for span, turn in zip(spans, answers, strict=True) if _is_trained(turn))
+        return [MarkedText(text, tuple(trained))]
 
     def _mark_turn_by_turn(self, turns: list[ChatTurn], tools: list[JsonObject] | None) -> list[MarkedText]:
         """Render turn by turn, and see what each turn of the assistant adds to the prompt before it.
@@ -212,7 +215,8 @@ class Renderer:
                 documents.append(MarkedText(text, tuple(spans)))
                 spans = []
             text = whole
-            spans.append((len(prompt), self._end_of_turn(whole, len(prompt))))
+            if _is_trained(turn):
+                spans.append((len(prompt), self._end_of_turn(whole, len(prompt))))
         return [*documents, MarkedText(text, tuple(spans))]
 
     def _end_of_turn(self, text: str, start: int) -> int:
@@ -256,6 +260,10 @@ class Renderer:
             if self._mark_at_once(turns, tools) != slowly:
                 return None
         return self._opening
+
+
+def _is_trained(turn: ChatTurn) -> bool:
+    return turn.get("weight") != 0
 
 
 def _first_token(encoding: Encoding, character: int) -> int:

@@ -189,7 +189,8 @@ class ChatTemplate:
                 for call in message.tool_calls
             ]
             role = Role.USER if message.role is Role.TOOL and not self.style.takes_tool_turns else message.role
-            turns.append({"role": role.value, "content": "\n".join([content, *calls] if content else calls or [""])})
+            text = "\n".join([content, *calls] if content else calls or [""])
+            turns.append(_turn(message, role, text))
         return turns
 
 
@@ -223,7 +224,7 @@ def one_call_a_turn(messages: tuple[Message, ...]) -> tuple[Message, ...]:
                 "answers, and the model's chat template takes one call a turn"
             )
         for number, (call, answer) in enumerate(zip(message.tool_calls, answers, strict=True)):
-            turns += [Message(Role.ASSISTANT, "" if number else message.content, (call,)), answer]
+            turns += [replace(message, content="" if number else message.content, tool_calls=(call,)), answer]
     return tuple(turns)
 
 
@@ -236,12 +237,18 @@ def _system_into_user(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return (replace(user, content=f"{system.content}\n\n{user.content}"), *rest)
 
 
+def _turn(message: Message, role: Role, content: str) -> ChatTurn:
+    """Return a turn for a template; `weight`, which no template reads, tells the renderer what is not trained."""
+    turn: ChatTurn = {"role": role.value, "content": content}
+    return turn if message.is_trained else turn | {"weight": 0}
+
+
 def _as_structure(messages: tuple[Message, ...]) -> list[ChatTurn]:
     turns: list[ChatTurn] = []
     unanswered: list[tuple[str, str]] = []
     num_calls = 0
     for message in messages:
-        turn: ChatTurn = {"role": message.role.value, "content": message.content}
+        turn = _turn(message, message.role, message.content)
         if message.tool_calls:
             unanswered, calls = [], []
             for call in message.tool_calls:

@@ -480,3 +480,27 @@ def test_whatever_order_turns_have_they_are_understood_or_refused(turns: list[di
     with suppress(BadRowError):
         understood = parse_row({"messages": turns}, DatasetFormat.OPENAI).messages
         assert sorted(message.content for message in understood) == sorted(said[: len(understood)])
+
+
+def weighed(*weights: Any) -> dict[str, Any]:
+    answers = [{"role": "assistant", "content": "Hello."} | ({} if one is None else {"weight": one}) for one in weights]
+    return {"messages": [turn for answer in answers for turn in ({"role": "user", "content": "Hi"}, answer)]}
+
+
+def test_turns_of_weight_0_are_not_trained_on() -> None:
+    conversation = parse_row(weighed(0, 1, None), DatasetFormat.OPENAI)
+    assert [message.is_trained for message in conversation.messages if message.role == "assistant"] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_weight_that_is_neither_0_nor_1_is_refused() -> None:
+    with pytest.raises(BadRowError, match=r"messages\[4\]\.weight: 0\.5 is neither 0 nor 1"):
+        parse_row(weighed(1, 0.5), DatasetFormat.OPENAI)
+
+
+def test_a_row_that_trains_on_no_turn_is_refused() -> None:
+    with pytest.raises(BadRowError, match="every turn of the assistant has weight 0"):
+        parse_row(weighed(0, 0), DatasetFormat.OPENAI)

@@ -21,7 +21,9 @@ ROWS = [
                 Message(Role.USER, "1 + 1?\u2028größer"),
                 Message(Role.ASSISTANT, "", (ToolCall("add", {"a": 1, "b": [1.5, None, True]}), ToolCall("add", {}))),
                 Message(Role.TOOL, "2"),
-                Message(Role.ASSISTANT, "Two."),
+                Message(Role.ASSISTANT, "Two.", is_trained=False),
+                Message(Role.USER, "Thanks."),
+                Message(Role.ASSISTANT, "At your service."),
             ),
             (TOOL,),
         ),
@@ -44,8 +46,8 @@ def test_a_line_of_the_file_is_plain_json(tmp_path: Path) -> None:
         "dataset": "data",
         "row": "data/b.json, row 1",
         "messages": [
-            {"role": "user", "content": "a\r\nb", "tool_calls": []},
-            {"role": "assistant", "content": "c", "tool_calls": []},
+            {"role": "user", "content": "a\r\nb", "tool_calls": [], "is_trained": True},
+            {"role": "assistant", "content": "c", "tool_calls": [], "is_trained": True},
         ],
         "tools": [],
     }

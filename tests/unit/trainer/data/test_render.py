@@ -297,3 +297,26 @@ def test_a_tokenizer_that_puts_a_space_behind_special_tokens_gets_whole_texts(tm
     [marked] = renderer.mark(CHAT)
     whole = tokenizer.backend_tokenizer.encode(marked.text, add_special_tokens=False).ids
     assert renderer.tokenise(marked).tokens.tolist() == whole
+
+
+WEIGHED = Conversation(
+    (
+        Message(Role.USER, "Hi"),
+        Message(Role.ASSISTANT, "Hello.", is_trained=False),
+        Message(Role.USER, "Weather?"),
+        Message(Role.ASSISTANT, "", TWO_CALLS.messages[1].tool_calls, is_trained=False),
+        *TWO_CALLS.messages[2:4],
+        Message(Role.ASSISTANT, "Sun in Paris, rain in Rome."),
+    ),
+    TWO_CALLS.tools,
+)
+
+
+@pytest.mark.parametrize("template", [chat_models.CHATML, chat_models.CHATML_WITH_TOOLS, chat_models.ONE_CALL_A_TURN])
+def test_a_turn_of_weight_0_is_read_and_not_learnt(template: str, tmp_path: Path) -> None:
+    renderer, tokenizer = renderer_of(template, tmp_path)
+    [document] = renderer.render(WEIGHED)
+    assert learnt(tokenizer, document) == [f"Sun in Paris, rain in Rome.{renderer.end_of_turn}"]
+    assert "Hello." in shown(tokenizer, document)
+    turns, tools = renderer.template.spell(WEIGHED)
+    assert renderer._mark_turn_by_turn(turns, tools) == renderer.mark(WEIGHED)
