@@ -101,7 +101,7 @@ class Bench:
     def median_speed(self, trial: Trial) -> float:
         """Return the tokens a second of a trial's median step."""
         with (self.paths(trial).logs / "metrics.jsonl").open(encoding="utf-8") as lines:
-            return statistics.median(json.loads(line)["tokens_per_second"] for line in lines)
+            return statistics.median(float(json.loads(line)["tokens_per_second"]) for line in lines)
 
     def losses(self, trial: Trial) -> list[float]:
         """Return the loss of each step."""

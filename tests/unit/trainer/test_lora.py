@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from torchtune.models.convert_weights import tune_to_peft_adapter_weights
 
 from finetune_trainer.architecture import ModelShape, read_shape
@@ -86,6 +87,36 @@ def test_peft_loads_the_adapter_onto_transformers_with_the_same_logits(
         ours = model.eval().logits(all_trained(TOKENS))
     assert (expected - before).abs().max() > 1.0  # the adapter does something
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("model_type", "settings"), FAMILIES.values(), ids=FAMILIES.keys())
+def test_the_adapters_files_are_what_vllms_loader_reads(
+    tmp_path: Path, model_type: str, settings: dict[str, Any]
+) -> None:
+    """The checks of vLLM's loader, as its sources have them (vllm/lora/peft_helper.py, utils.py, lora_model.py)."""
+    base = write_tiny_model(tmp_path / "base", model_type, **settings)
+    model, shape = with_adapter(tmp_path / "base", ALL_LINEARS)
+    weights = to_peft(dict(adapter_parameters(model)), shape, has_interleaved_rotary(shape.family))
+    write_adapter(tmp_path / "adapter", weights, peft_config(ALL_LINEARS, "owner/base", "0123abc"))
+
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    rank, alpha = config["r"], config["lora_alpha"]
+    assert (rank, alpha) == (ALL_LINEARS.rank, ALL_LINEARS.alpha)
+    assert (config["bias"], config["modules_to_save"], config["use_dora"], config["use_rslora"]) == (
+        "none",
+        None,
+        False,
+        False,
+    )
+    linears = {name: module for name, module in base.named_modules() if name.endswith("_proj")}
+    assert set(config["target_modules"]) == {name.rpartition(".")[2] for name in linears}
+    with safe_open(tmp_path / "adapter/adapter_model.safetensors", framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    expected = {}
+    for name, linear in linears.items():
+        expected[f"base_model.model.{name}.lora_A.weight"] = (rank, linear.in_features)
+        expected[f"base_model.model.{name}.lora_B.weight"] = (linear.out_features, rank)
+    assert shapes == expected
 
 
 def test_adapter_weights_are_those_that_torchtune_would_write(tmp_path: Path) -> None:

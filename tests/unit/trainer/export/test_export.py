@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import hf_hub_download
-from safetensors import safe_open
 
 from dev.hub.server import HubServer, serving
 from dev.hub.store import Store
@@ -182,25 +181,6 @@ def test_a_hub_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_adapters_files_are_what_vllm_reads(tmp_path: Path) -> None:
-    """The checks of vLLM's loader, as its sources have them (vllm/lora/peft_helper.py, utils.py, lora_model.py)."""
-    _, paths = trained_job(tmp_path)
-    config = json.loads((paths.adapter / "adapter_config.json").read_text())
-    assert isinstance(config["r"], int)
-    assert isinstance(config["lora_alpha"], int)
-    assert not config["modules_to_save"]
-    assert not config["use_dora"]
-    linears = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert set(config["target_modules"]) <= linears
-    with safe_open(paths.adapter / "adapter_model.safetensors", framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 (no mapping)
-            *module, matrix, last = name.split(".")
-            assert module[:2] == ["base_model", "model"]
-            assert module[-1] in linears
-            assert matrix in ("lora_A", "lora_B")
-            assert last == "weight"
 
 
 def test_the_command_allows_a_rank_that_vllm_knows() -> None:
