@@ -32,10 +32,12 @@ def main() -> int:
     """Run all trials; results.json, losses and turns are written into `--out`."""
     arguments = _parser().parse_args()
     bench = Bench(arguments.shared.resolve(), arguments.device)
-    lay_out_rows(bench.shared / "data", arguments.rows, arguments.dev, len(arguments.gpus))
+    lay_out_rows(bench.shared / "data", arguments.rows, arguments.dev, arguments.parts)
     started = time.monotonic()
+    parts = [_part(number) for number in range(arguments.parts)]
+    if arguments.rate is not None:
+        return train_one(bench, _trial("long-best", arguments, arguments.rate, arguments.long_steps), parts, arguments)
     short = short_trials(arguments)
-    parts = [_part(number) for number in range(len(arguments.gpus))]
     prepare_all(bench, [*short, *parts])
     run_trials(bench, short, arguments.gpus)
     tell(bench, short, "short trials", started)
@@ -48,9 +50,22 @@ def main() -> int:
     tell(bench, long, "long trials", started)
     write_trials(bench, [*short, *long], arguments.out)
     winner = best(bench, long)
-    score_parts(bench, winner, parts, arguments.gpus)
+    score_parts(bench, winner, parts, arguments)
     tell(bench, parts, f"{winner.name} on the whole dev set", started)
     write_dev(bench, winner, parts, arguments.out)
+    return 0
+
+
+def train_one(bench: Bench, trial: Trial, parts: Sequence[Trial], arguments: argparse.Namespace) -> int:
+    """Train with a learning rate that is known to be good, and score on all parts of the dev set."""
+    started = time.monotonic()
+    prepare_all(bench, [trial, *parts])
+    if not train(bench, trial, arguments.gpus[0]):
+        return 1
+    write_losses(bench, [trial], arguments.out)
+    score_parts(bench, trial, parts, arguments)
+    tell(bench, parts, f"{trial.name} on the dev set", started)
+    write_dev(bench, trial, parts, arguments.out)
     return 0
 
 
@@ -61,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dev", type=Path, required=True, help="rows to score on")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--gpus", type=int, nargs="+", default=[0])
+    parser.add_argument("--parts", type=int, default=4, help="of the dev set, scored side by side")
+    parser.add_argument("--part-turns", type=int, default=1_000_000, help="turns of a part, at most")
+    parser.add_argument("--rate", type=float, help="one long training with this learning rate, and no trials before it")
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--batch", type=int, default=8, help="sequences of 4096 tokens a step")
@@ -207,15 +225,16 @@ def train(bench: Bench, trial: Trial, gpu: int) -> bool:
     return bench.start("prepare", plain, gpu).wait() and bench.start("train", plain, gpu).wait()
 
 
-def score_parts(bench: Bench, winner: Trial, parts: Sequence[Trial], gpus: Sequence[int]) -> None:
-    """Score an adapter on all parts of the dev set, one on each GPU."""
+def score_parts(bench: Bench, winner: Trial, parts: Sequence[Trial], arguments: argparse.Namespace) -> None:
+    """Score an adapter on all parts of the dev set at once, on all GPUs."""
     running = []
-    for part, gpu in zip(parts, gpus, strict=True):
+    for number, part in enumerate(parts):
+        gpu = arguments.gpus[number % len(arguments.gpus)]
         source, target = bench.paths(winner), bench.paths(part)
         shutil.copytree(source.adapter, target.adapter, dirs_exist_ok=True)
         shutil.copyfile(source.trained, target.trained)
-        # A part is everything that it holds: its turns are not drawn.
-        scored = replace(part, evaluation=winner.evaluation | {"maxTurns": 1_000_000}, lora=winner.lora)
+        evaluation = winner.evaluation | {"maxTurns": arguments.part_turns}
+        scored = replace(part, evaluation=evaluation, lora=winner.lora)
         running.append(bench.start("evaluate", scored, gpu))
     if sum(not one.wait() for one in running):
         raise SystemExit("a part of the dev set could not be scored")
@@ -272,11 +291,17 @@ def tell(bench: Bench, trials: Sequence[Trial], title: str, started: float) -> N
 
 def write_trials(bench: Bench, trials: Sequence[Trial], directory: Path) -> None:
     """Write the figures and the losses of trials."""
-    directory.mkdir(parents=True, exist_ok=True)
     done = [trial for trial in trials if (bench.paths(trial).evaluation / "evaluation.json").exists()]
-    for name, content in (("trials", figures), ("losses", Bench.losses)):
-        found = {trial.name: content(bench, trial) for trial in done}
-        (directory / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_losses(bench, done, directory)
+    found = {trial.name: figures(bench, trial) for trial in done}
+    (directory / "trials.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def write_losses(bench: Bench, trials: Sequence[Trial], directory: Path) -> None:
+    """Write the loss of each step of trials."""
+    directory.mkdir(parents=True, exist_ok=True)
+    losses = {trial.name: bench.losses(trial) for trial in trials}
+    (directory / "losses.json").write_text(json.dumps(losses) + "\n", encoding="utf-8")
 
 
 def write_dev(bench: Bench, winner: Trial, parts: Sequence[Trial], directory: Path) -> None:

@@ -41,6 +41,7 @@ def job(name: str = "tiny", **groups: Any) -> TrainerJob:
     spec: dict[str, Any] = {
         "model": {"path": "models/tiny"},
         "datasets": [{"path": "data/rows.jsonl", "format": "openai"}],
+        "lora": {"rank": 8, "alpha": 16},
         "training": {"maxSequenceLength": 256, "batchSize": 1, "gradientAccumulation": 2},
         "compute": {"device": "cpu"},
     }

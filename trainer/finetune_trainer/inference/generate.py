@@ -13,6 +13,9 @@ from finetune_trainer.inference.decoder import Decoder
 
 logger = logging.getLogger(__name__)
 
+# Rows that have ended stay until so large a share of a batch has: to drop one copies the cache of all others.
+DROPPED_SHARE = 0.25
+
 Tokens = npt.NDArray[np.int32]  # [num_tokens]
 
 
@@ -44,7 +47,8 @@ def generate(
 ) -> list[Written]:
     """Write what follows each prompt. Prompts of like length are put into one batch, the longest first.
 
-    A batch that does not fit the GPU's memory is tried again as two.
+    A batch that does not fit the GPU's memory is tried again with half of its rows. No later one has more tokens than
+    that, padding included; so there are more rows to a batch again where prompts are shorter.
 
     Args:
         decoder: what writes.
@@ -59,15 +63,18 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     written: dict[int, Written] = {}
+    most_tokens: int | None = None  # of a batch; None: everything has fitted
     while len(written) < len(order):
-        indices = order[len(written) : len(written) + batch_size]
+        longest = len(prompts[order[len(written)]]) + writing.max_new_tokens
+        num_rows = batch_size if most_tokens is None else min(batch_size, max(1, most_tokens // longest))
+        indices = order[len(written) : len(written) + num_rows]
         try:
             batch = write_batch(decoder, [prompts[index] for index in indices], writing)
         except torch.OutOfMemoryError:
             if len(indices) == 1:
                 raise
-            batch_size = len(indices) // 2
-            logger.warning("%d turns at once do not fit the GPU's memory; trying %d", len(indices), batch_size)
+            most_tokens = len(indices) // 2 * longest
+            logger.warning("%d turns of %d tokens do not fit the GPU's memory; trying half", len(indices), longest)
             continue
         written |= dict(zip(indices, batch, strict=True))
         tell(len(written))
@@ -88,18 +95,20 @@ def write_batch(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -
 
 
 def stream(decoder: Decoder, prompts: Sequence[Tokens], writing: Writing) -> Iterator[tuple[int, int]]:
-    """Yield (row, token) as they are written, for one batch; rows that have ended leave it. Needs inference mode."""
+    """Yield (row, token) as they are written, for one batch, until each row has ended. Needs inference mode."""
     batch = _Batch(decoder, prompts, writing)
-    rows = list(range(len(prompts)))
+    rows, ended = list(range(len(prompts))), set[int]()
     logits = batch.read()
     for _ in range(batch.max_new_tokens):
         chosen = _choose(logits, writing, batch.random)
         numbers = chosen.tolist()
-        yield from zip(rows, numbers, strict=True)
-        going_on = [place for place, token in enumerate(numbers) if token not in writing.stop_tokens]
+        going = [(row, token) for row, token in zip(rows, numbers, strict=True) if row not in ended]
+        yield from going
+        ended |= {row for row, token in going if token in writing.stop_tokens}
+        going_on = [place for place, row in enumerate(rows) if row not in ended]
         if not going_on:
             return
-        if len(going_on) < len(rows):
+        if len(going_on) <= (1 - DROPPED_SHARE) * len(rows):
             rows = [rows[place] for place in going_on]
             chosen = chosen[batch.keep(going_on)]
         logits = batch.write(chosen)

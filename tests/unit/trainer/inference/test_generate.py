@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from finetune_trainer.architecture import read_shape
+from finetune_trainer.inference import generate as generate_module
 from finetune_trainer.inference.decoder import Decoder, load_decoder
-from finetune_trainer.inference.generate import Writing, generate
+from finetune_trainer.inference.generate import Tokens, Writing, Written, generate
 from tests.tiny_run import write_tiny_model
 from tests.unit.trainer.test_model import MODELS
 
@@ -59,6 +60,39 @@ def test_what_is_written_does_not_depend_on_the_batch(tmp_path: Path, batch_size
     decoder, writing = decoder_of(tmp_path), Writing(frozenset(), 12, adapted=False)
     alone = [generate(decoder, [prompt], writing, 1)[0] for prompt in PROMPTS]
     assert generate(decoder, PROMPTS, writing, batch_size) == alone
+
+
+def test_rows_that_have_ended_say_nothing_more_while_others_go_on(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    decoder = decoder_of(tmp_path)
+    prompts = [np.arange(1, length, dtype=np.int32) for length in range(2, 14)]
+    endless = generate(decoder, prompts, Writing(frozenset(), NUM_NEW_TOKENS, adapted=False), 1)
+    # What two of them say third and ninth ends some rows early: fewer than are worth being dropped at once.
+    writing = Writing(frozenset({endless[0].tokens[2], endless[5].tokens[8]}), NUM_NEW_TOKENS, adapted=False)
+    alone = [generate(decoder, [prompt], writing, 1)[0] for prompt in prompts]
+    assert generate(decoder, prompts, writing, 12) == alone
+    assert len({len(row.tokens) for row in alone}) > 2
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_batches_grow_again_as_prompts_get_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_model(tmp_path)
+    decoder, writing = decoder_of(tmp_path), Writing(frozenset(), 2, adapted=False)
+    prompts = [np.full(length, 5, np.int32) for length in [30] * 4 + [6] * 20]
+    alone = [generate(decoder, [prompt], writing, 1)[0] for prompt in prompts]
+    written, sizes = generate_module.write_batch, []
+
+    def write_in_little_memory(decoder: Decoder, prompts: list[Tokens], writing: Writing) -> list[Written]:
+        sizes.append(len(prompts))
+        if len(prompts) * (len(prompts[0]) + writing.max_new_tokens) > 70:
+            raise torch.OutOfMemoryError
+        return written(decoder, prompts, writing)
+
+    monkeypatch.setattr(generate_module, "write_batch", write_in_little_memory)
+    assert generate(decoder, prompts, writing, 8) == alone
+    # Of 32 tokens each eight and four do not fit; of eight tokens each as many as were asked for.
+    assert sizes == [8, 4, 2, 2, 8, 8, 4]
 
 
 def test_nothing_is_written_beyond_the_positions_that_a_model_tells_apart(tmp_path: Path) -> None:
