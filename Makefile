@@ -92,6 +92,19 @@ lint: venv cluster-programs ## ruff, mypy, the laws of the house, the chart, the
 	$(HELM) lint --strict helm/finetune-operator
 	@$(MAKE) --no-print-directory check-generated
 
+SBOM := build/sbom
+
+.PHONY: sbom audit
+sbom: venv ## a bill of materials (CycloneDX) of the Python packages of both images, into build/sbom
+	@mkdir -p $(SBOM)
+	$(VENV)/bin/cyclonedx-py requirements requirements/operator.txt --pyproject pyproject.toml --of JSON -o $(SBOM)/operator.cdx.json
+	$(VENV)/bin/cyclonedx-py requirements requirements/trainer.txt --pyproject pyproject.toml --of JSON -o $(SBOM)/trainer.cdx.json
+
+# Asks a public service, so it is no part of `make test`. --strict: what could not be looked up is no clean bill.
+audit: venv ## known vulnerabilities of what is pinned, asked of OSV; needs the network
+	$(VENV)/bin/pip-audit --strict --vulnerability-service osv --require-hashes --disable-pip -r requirements/operator.txt
+	$(VENV)/bin/pip-audit --strict --vulnerability-service osv --require-hashes --disable-pip -r requirements/trainer.txt
+
 .PHONY: format
 format: venv ## let ruff format and mend what it can
 	$(RUN)ruff check --fix .

@@ -134,13 +134,17 @@ def make_plan(job: FineTuneJob, settings: Settings, claim_access_modes: ClaimAcc
         claim_access_modes: access modes of the claims in the job's namespace, as far as they were seen.
 
     Raises:
-        InvalidJob: a claim cannot be used as the job wants to, a resource is asked for twice, or a queue could not
-            admit the gang as a whole.
+        InvalidJob: a claim cannot be used as the job wants to, a path leads to another namespace's jobs, a resource is
+            asked for twice, or a queue could not admit the gang as a whole.
     """
     compute = job.spec.compute
     disks = _disks(job, claim_access_modes)
     roles, role_reason = _roles(disks, compute.nodes, compute.backend)
-    problems = [*_problems(job, settings, disks, claim_access_modes), *_problems_of_queue(job, disks, roles)]
+    problems = [
+        *_problems(job, settings, disks, claim_access_modes),
+        *_problems_of_paths(job),
+        *_problems_of_queue(job, disks, roles),
+    ]
     if problems:
         raise InvalidJob(problems)
     return Plan(
@@ -234,6 +238,21 @@ def _problems(job: FineTuneJob, settings: Settings, disks: Sequence[Disk], acces
             f"spec.compute.resources.limits: leave {settings.gpu_resource_name} out; it follows from gpusPerNode"
         )
     return [problem for problem in problems if problem is not None]
+
+
+def _problems_of_paths(job: FineTuneJob) -> list[str]:
+    """Name paths to what jobs of other namespaces wrote; links are followed by prepare, which sees the filesystem."""
+    namespace = job.metadata.namespace
+    named = {"spec.model.path": job.spec.model.path} | {
+        f"spec.datasets[{index}].path": dataset.path for index, dataset in enumerate(job.spec.datasets)
+    }
+    return [
+        f"{field}: {path} leads to jobs of other namespaces; a job of {namespace} reads jobs/{namespace}/ alone"
+        for field, path in named.items()
+        if path is not None
+        and PurePosixPath(path).parts[:1] == ("jobs",)
+        and PurePosixPath(path).parts[1:2] != (namespace,)
+    ]
 
 
 def _problems_of_queue(job: FineTuneJob, disks: Sequence[Disk], roles: Sequence[Role]) -> list[str]:

@@ -117,7 +117,24 @@ def look_up(hub: Hub, kind: Kind, repository: str, revision: str) -> Snapshot:
 
     info = _patiently(hub, kind, repository, revision, ask)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    _check_names(hub, kind, repository, str(info.sha), sizes)
     return Snapshot(kind, repository, str(info.sha), sizes)
+
+
+def _check_names(hub: Hub, kind: Kind, repository: str, commit: str, names: Iterable[str]) -> None:
+    """Refuse what a Hub, or a mirror of it, calls a commit or a file and what would lead out of the cache.
+
+    Both become names on the shared filesystem; huggingface_hub joins a file's name to its directory as it is.
+    """
+    endpoint = hub.endpoint or PUBLIC_HUB
+    if not COMMIT.fullmatch(commit):
+        raise _unavailable(kind, f"{repository}: {endpoint} calls the commit {commit!r}, which is none")
+    for name in names:
+        if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise _unavailable(
+                kind,
+                f"{repository}: {endpoint} lists a file that would leave the repository, {name!r}; nothing is fetched",
+            )
 
 
 def fetch_model(hub: Hub, snapshot: Snapshot, models: Path, check: Callable[[Path], object]) -> Path:

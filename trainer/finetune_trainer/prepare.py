@@ -28,6 +28,7 @@ from finetune_trainer.data.rows import RowWork
 from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.own_place import check_place
 from finetune_trainer.planner import GIB, TrainingPlan, make_plan
 from finetune_trainer.processors import num_available_cpus
 from finetune_trainer.storage import storage_errors
@@ -101,7 +102,8 @@ def find_model(spec: TrainerSpec, paths: JobPaths, source: hub.Hub) -> tuple[str
     """Return what the model is called, and its directory on the shared filesystem.
 
     Raises:
-        TrainerError: MODEL_UNAVAILABLE or MODEL_UNSUPPORTED.
+        TrainerError: MODEL_UNAVAILABLE or MODEL_UNSUPPORTED, or INVALID_SPEC for a path that leads where the job may
+            not read.
     """
     if spec.model.path is not None:
         directory = paths.shared / spec.model.path
@@ -110,6 +112,8 @@ def find_model(spec: TrainerSpec, paths: JobPaths, source: hub.Hub) -> tuple[str
                 Reason.MODEL_UNAVAILABLE,
                 f"spec.model.path: there is no directory {spec.model.path} on the shared filesystem",
             )
+        for part in (directory, *sorted(directory.iterdir())):
+            check_place("spec.model.path", part, paths)
         return spec.model.path, directory
     assert spec.model.hugging_face is not None
     repository, revision = spec.model.hugging_face.repository, spec.model.hugging_face.revision
@@ -184,10 +188,12 @@ def find_source(dataset: ConversationSource, paths: JobPaths, source: hub.Hub) -
     """Find the files of a data set, downloading them when they are not cached.
 
     Raises:
-        TrainerError: DATA_UNAVAILABLE.
+        TrainerError: DATA_UNAVAILABLE, or INVALID_SPEC for a path that leads where the job may not read.
     """
     if dataset.path is not None:
         files = find_files(paths.shared / dataset.path)
+        for file in files:
+            check_place("spec.datasets[].path", file, paths)
         return Source(dataset, dataset.path, None, tuple((str(file.relative_to(paths.shared)), file) for file in files))
     assert dataset.hugging_face is not None
     return _find_on_hub(dataset, dataset.hugging_face, paths, source)

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -248,3 +249,37 @@ def test_a_hub_that_cannot_be_reached_is_tried_again_and_then_named(caplog: pyte
 def test_a_server_that_is_no_hub_is_named_with_its_answer(server: HubServer) -> None:
     with pytest.raises(TrainerError, match="answers Client error '404"):
         hub.look_up(hub.Hub(f"{server.endpoint}/elsewhere", None, NO_WAIT), "model", MODEL, "main")
+
+
+class _Listing:
+    """What a Hub says of a repository."""
+
+    def __init__(self, commit: str, *names: str) -> None:
+        self.sha = commit
+        self.siblings = [SimpleNamespace(rfilename=name, size=1) for name in names]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.jsonl", "/etc/passwd", "LICENSE/../../../evil", "data/..", "a//b.jsonl", "", "a\\..\\b.jsonl"]
+)
+def test_a_file_that_would_leave_the_cache_is_refused_before_anything_is_fetched(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = _Listing(COMMIT, "config.json", name)
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: listing)
+    with pytest.raises(TrainerError, match="lists a file that would leave the repository") as caught:
+        hub.look_up(hub.Hub("http://hub.example"), "model", MODEL, "main")
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+
+
+@pytest.mark.parametrize("commit", ["../../jobs/team-b", "main", "", COMMIT + "/.."])
+def test_a_commit_that_is_none_is_refused_because_it_names_a_directory(
+    commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = _Listing(commit, "config.json")
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: listing)
+    with pytest.raises(TrainerError, match="calls the commit"):
+        hub.look_up(hub.Hub("http://hub.example"), "model", MODEL, "main")

@@ -36,6 +36,10 @@ class JobFileError(Exception):
     """A job file that cannot be used; the message names the file and every wrong field."""
 
 
+# What becomes a directory on the shared filesystem. The API server's rules are stricter; a laptop has none.
+_PATH_PART = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,252}")
+
+
 class TrainerJob(BaseModel):
     """A job as the trainer sees it: who it is, and what it is to do."""
 
@@ -76,6 +80,11 @@ def parse_job(document: Any) -> TrainerJob:
     metadata, spec = document.get("metadata"), document.get("spec")
     if not isinstance(metadata, dict) or not metadata.get("name"):
         raise JobFileError("metadata.name: is missing")
+    for part in ("name", "namespace", "uid"):
+        if part in metadata and not _PATH_PART.fullmatch(str(metadata[part])):
+            raise JobFileError(
+                f"metadata.{part}: {metadata[part]!r} names no directory: use letters, digits, -, _ and ."
+            )
     if not isinstance(spec, dict):
         raise JobFileError("spec: is missing")
     try:

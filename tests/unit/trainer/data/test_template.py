@@ -102,3 +102,20 @@ def test_a_template_that_cannot_write_a_question_and_its_answer_is_refused(tmp_p
     with pytest.raises(TrainerError) as error:
         ChatTemplate(tokenizer)
     assert error.value.reason is Reason.MODEL_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    ],
+)
+def test_a_template_that_reaches_for_python_is_refused(tmp_path: Path, escape: str) -> None:
+    chat_models.write_tokenizer(tmp_path, escape)
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(TrainerError) as error:
+        ChatTemplate(tokenizer)
+    assert error.value.reason is Reason.MODEL_UNSUPPORTED
