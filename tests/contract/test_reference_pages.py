@@ -53,6 +53,22 @@ def test_every_reason_to_worry_is_explained(reason: str) -> None:
     assert reason in table.replace(",", " ").split()
 
 
+ROWS = [line.split("|") for line in TROUBLESHOOTING.splitlines() if line.startswith("| ") and "`tests/" in line]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1].strip())
+def test_a_reason_is_brought_about_by_the_test_that_its_row_names(row: list[str]) -> None:
+    text = Path(row[-2].strip(" `")).read_text(encoding="utf-8")
+    reasons = row[1].replace(",", " ").split()
+    constants = [member.name for member in (*ConditionReason, *Reason) if member.value == reasons[0]]
+    assert any(word in text for word in (reasons[0], *(f"Reason.{name}" for name in constants)))
+
+
+def test_every_row_of_the_table_of_reasons_names_its_test() -> None:
+    assert len(ROWS) > 40
+    assert len(ROWS) == sum(line.startswith("| ") for line in TROUBLESHOOTING.splitlines()) - 1
+
+
 @pytest.mark.parametrize("name", SERIES)
 def test_every_series_of_the_trainer_is_listed(name: str) -> None:
     assert f"`{name}`" in METRICS
