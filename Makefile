@@ -10,7 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 export FINETUNE_CACHE ?= $(HOME)/.cache/finetune-operator
 VENV := $(FINETUNE_CACHE)/venv-$(shell cat requirements/uv.txt requirements/dev.txt | sha256sum | cut -c1-12)
-RUN := PYTHONPATH=operator:trainer:. $(VENV)/bin/
+RUN := PYTHONPATH=operator:trainer:cli:. $(VENV)/bin/
 HELM := $(FINETUNE_CACHE)/bin/helm
 
 GPUS ?= 0
@@ -136,3 +136,4 @@ requirements: venv ## pin and hash the requirement files anew from pyproject.tom
 	$(PIP_COMPILE) pyproject.toml --extra operator --extra trainer --extra cli --group dev -o requirements/dev.txt
 	$(PIP_COMPILE) pyproject.toml --extra operator -c requirements/dev.txt -o requirements/operator.txt
 	$(PIP_COMPILE) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
+	$(PIP_COMPILE) pyproject.toml --extra cli -c requirements/dev.txt -o requirements/cli.txt

@@ -5,7 +5,7 @@
 
 Generated are the CRD (from the pydantic models), its copy in the chart, the dashboards (from dev/dashboards), the plain
 manifest and the plain alerts (from the chart), and the pages of docs/reference: FineTuneJob (from the CRD), chart
-values, reasons, commands.
+values, reasons, commands, and kubectl finetune (from its commands).
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from dev import reference
+from dev.command_reference import command_reference
 from dev.dashboards import DASHBOARDS, as_json
 from finetune_operator.quantity import QUANTITY_PATTERN
 
@@ -35,6 +36,8 @@ COMMANDS = (
     "python -m finetune_trainer test-functions",
     "python -m finetune_trainer benchmark",
     "python -m finetune_trainer bfcl",
+    "python -m finetune_trainer prune",
+    "python -m finetune_trainer adopt",
 )
 
 
@@ -75,6 +78,7 @@ def generated_files(helm: Path) -> Iterator[tuple[Path, str]]:
     yield REFERENCE / "values.md", reference.values_page((CHART / "values.yaml").read_text(encoding="utf-8"))
     yield REFERENCE / "reasons.md", reference.reasons_page()
     yield REFERENCE / "commands.md", reference.commands_page({command: _help(command) for command in COMMANDS})
+    yield REFERENCE / "command-line.md", command_reference()
 
 
 def _chart_copies(crd: str) -> Iterator[tuple[Path, str]]:

@@ -63,9 +63,10 @@ class Label(StrEnum):
 
 
 class Annotation(StrEnum):
-    """Annotation keys of the child objects."""
+    """Annotation keys of the child objects, and of a FineTuneJob that `kubectl finetune retry` made."""
 
     MANIFEST_DIGEST = "finetune.dev/manifest-digest"
+    RETRY_OF = "finetune.dev/retry-of"
 
 
 class Stage(StrEnum):

@@ -1,6 +1,7 @@
 """`python -m finetune_trainer prepare|train|evaluate JOB.yaml`: the same verbs in a pod and on a laptop.
 
-Beside them stand the commands of `workbench` for a person with an adapter: test-functions, benchmark, bfcl.
+Beside them stand the commands of `workbench` for a person with an adapter (test-functions, benchmark, bfcl), and those
+of `upkeep`, which `kubectl finetune` runs on a shared filesystem (prune, adopt).
 """
 
 import argparse
@@ -40,6 +41,7 @@ LIBRARY_SETTINGS = {
 }
 
 WORKBENCH_COMMANDS = ("test-functions", "benchmark", "bfcl")
+UPKEEP_COMMANDS = ("prune", "adopt")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] in WORKBENCH_COMMANDS:
         return _run_workbench(words)
+    if words and words[0] in UPKEEP_COMMANDS:
+        return _run_upkeep(words)
     options = _parser().parse_args(words)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -66,6 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run_workbench(words: list[str]) -> int:
     from finetune_trainer.workbench.command import main as run
+
+    return run(words)
+
+
+def _run_upkeep(words: list[str]) -> int:
+    from finetune_trainer.upkeep.command import main as run
 
     return run(words)
 

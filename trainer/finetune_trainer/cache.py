@@ -53,6 +53,23 @@ def locked(entry: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def locked_if_free(entry: Path) -> Iterator[bool]:
+    """Hold the lock of a directory unless another process has it; yields whether it is held."""
+    lock_file = entry.parent / ".locks" / f"{entry.name}.lock"
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file, fallback_to_soft=False, mode=0o664)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def partial_directory(entry: Path) -> Path:
     """Where a directory is built: beside its place, under a name that says that it is not complete."""
     return entry.with_name(f".{entry.name}.partial")
