@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from finetune_operator import names
-from finetune_trainer.contract.spec import DatasetFormat, Lora, Training
+from finetune_trainer.contract.dataset import DatasetFormat
+from finetune_trainer.contract.spec import Lora, Training
 
 _ON_FILESYSTEM = "path:"
 

@@ -10,7 +10,7 @@ from finetune_cli.errors import CommandError, ExitCode
 from finetune_cli.job_file import parse_job_text
 from finetune_cli.template import Answers, job_text
 from finetune_cli.terminal import note
-from finetune_trainer.contract.spec import DatasetFormat
+from finetune_trainer.contract.dataset import DatasetFormat
 
 _DEFAULTS = Answers(
     name="function-calling",

@@ -33,7 +33,7 @@ def test_every_answer_reaches_the_file() -> None:
         "size": "2Ti",
         "secret_name": "mine",
     }
-    from finetune_trainer.contract.spec import DatasetFormat
+    from finetune_trainer.contract.dataset import DatasetFormat
 
     _, job = parse_job_text(job_text(filled(answers | {"format": DatasetFormat.OPENAI})), "answers")
     spec = job.spec
