@@ -302,16 +302,16 @@ class _Process:
         Raises:
             CommandError: it took longer than that many seconds, or the connection broke.
         """
-        deadline, status = None if seconds is None else time.monotonic() + seconds, b""
+        deadline, status, is_open = None if seconds is None else time.monotonic() + seconds, b"", True
         try:
-            while True:
+            # NB: reading a channel receives for all of them, so what came last is read in one more round.
+            while is_open:
+                is_open = self._socket.is_open()
                 self._socket.update(timeout=1)
                 yield self._socket.read_channel(ws_client.STDOUT_CHANNEL)
                 self.stderr += self._socket.read_channel(ws_client.STDERR_CHANNEL).decode(errors="replace")
                 status += self._socket.read_channel(ws_client.ERROR_CHANNEL)
-                if not self._socket.is_open():
-                    break
-                if deadline is not None and time.monotonic() > deadline:
+                if is_open and deadline is not None and time.monotonic() > deadline:
                     raise CommandError(f"the command did not end within {seconds:.0f} s", ExitCode.TIMED_OUT)
         except (WebSocketException, OSError) as error:
             raise CommandError(f"the connection to the pod broke: {error}") from error
