@@ -148,7 +148,9 @@ def _operator(seen: Seen, now: datetime) -> Iterator[Finding]:
         else:
             yield Finding(Level.UNKNOWN, "operator", seen.operators.why)
         return
-    if not seen.operators:
+    if not seen.operators and looked:
+        yield Finding(Level.OK, "operator", "has looked at this job, though no Deployment of it is on the cluster")
+    elif not seen.operators:
         yield Finding(Level.PROBLEM, "operator", "no Deployment of it is on the cluster", _INSTALL)
     for deployment in seen.operators:
         name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
