@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "spec.training.optimizer.learningRate",
     ),
     "a batch of half a sequence": ({"training": {"batchSize": 0.5}}, "spec.training.batchSize"),
-    "an unknown precision": ({"training": {"precision": "fp8"}}, "spec.training.precision"),
+    "an unknown precision": ({"training": {"precision": "int3"}}, "spec.training.precision"),
     "epochs in words": ({"training": {"epochs": "three"}}, "spec.training.epochs"),
     "no checkpoint kept": ({"checkpoint": {"keep": 0}}, "spec.checkpoint.keep"),
     "Weights & Biases without a key": ({"tracking": {"wandb": {"project": "calls"}}}, "spec"),

@@ -78,7 +78,7 @@ def test_other_errors_are_not_taken_for_a_failure_to_compile(error: Exception) -
 
 def test_the_exporter_tells_how_many_kernels_could_not_be_compiled() -> None:
     registry = CollectorRegistry()
-    registry.register(NodeCollector(with_gpus=False, peak_memory_bytes=dict))
+    registry.register(NodeCollector(with_gpus=False, peak_memory_bytes=dict, node_rank=0))
     assert registry.get_sample_value(series.KERNEL_FALLBACKS) == 0
     fallback.remember("gate", PTXASError("ptxas exited with 255"))
     assert registry.get_sample_value(series.KERNEL_FALLBACKS) == 1
