@@ -33,6 +33,8 @@ from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import Sequence
 from finetune_trainer.filling import Destination, fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
+from finetune_trainer.fused.frozen.fp8 import Fp8Fast
+from finetune_trainer.fused.frozen.weight import FrozenWeight, GroupSize
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model
 from finetune_trainer.planner import GIB, estimate_memory
@@ -42,6 +44,8 @@ from finetune_trainer.trainable import FROZEN_FORMATS
 WARM_UP_STEPS = 3
 DOCUMENT_TOKENS = 250
 GPU = torch.device("cuda", 0)
+# fp8-fast-layers is fp8-fast with the head in bf16.
+PRECISIONS = ("bf16", "fp8", "fp8-fast", "fp8-fast-layers", "nf4")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Configuration:
     checkpointing: bool = False
     precision: str = "bf16"
     embedding_on_host: bool = False
+    warm_up: int = WARM_UP_STEPS
     steps: int = 20
 
     @property
@@ -111,7 +116,49 @@ LEAGUES = [
 ]
 
 
-LISTS = {"planner": TABLE, "leagues": LEAGUES}
+NARROW = [
+    Configuration(),
+    Configuration(precision="fp8"),
+    Configuration(precision="fp8-fast"),
+    Configuration(precision="fp8-fast-layers", steps=12),
+    Configuration(precision="fp8-fast", batch=4, steps=8),
+    Configuration(precision="nf4", steps=10),
+    Configuration(precision="nf4", rank=8, length=2048, checkpointing=True, embedding_on_host=True, steps=16),
+    Configuration(precision="nf4", rank=8, length=2048, checkpointing=True, steps=8),
+    Configuration(precision="fp8-fast", documents="packed", targets="qkv", rank=8, steps=12),
+    Configuration(documents="packed", targets="qkv", rank=8, steps=12),
+]
+
+# What the planner is fitted to besides: narrow formats, and feed-forwards that are computed bit by bit.
+NARROW_TABLE = [
+    Configuration(
+        warm_up=1,
+        steps=2,
+        shape=shape,
+        batch=batch,
+        length=length,
+        rank=rank,
+        precision=precision,
+        checkpointing=recomputes,
+    )
+    for shape, batch, length, rank, precision, recomputes in (
+        ("llama-3.1-8b", 4, 4096, 64, "bf16", True),
+        ("llama-3.2-3b", 4, 4096, 64, "bf16", True),
+        ("llama-3.2-1b", 4, 8192, 8, "bf16", True),
+        ("llama-3.1-8b", 1, 4096, 16, "fp8-fast", False),
+        ("llama-3.1-8b", 2, 8192, 64, "fp8-fast", True),
+        ("llama-3.2-3b", 2, 4096, 64, "fp8-fast", False),
+        ("qwen-2.5-7b", 2, 4096, 64, "fp8-fast", False),
+        ("llama-3.1-8b", 1, 8192, 16, "nf4", True),
+        ("llama-3.2-1b", 2, 4096, 16, "nf4", False),
+        ("mistral-7b", 2, 4096, 64, "nf4", False),
+        ("qwen-2.5-7b", 1, 4096, 64, "nf4", True),
+        ("smollm2-135m", 8, 2048, 64, "bf16", False),
+    )
+]
+
+
+LISTS = {"planner": TABLE, "leagues": LEAGUES, "narrow": NARROW, "narrow-planner": NARROW_TABLE}
 
 
 def main() -> int:
@@ -137,9 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dropout", type=float, default=default.dropout)
     parser.add_argument("--documents", choices=("whole", "packed"), default=default.documents)
     parser.add_argument("--kernels", choices=("fused", "plain"), default=default.kernels)
-    parser.add_argument("--precision", choices=("bf16", "fp8", "nf4"), default=default.precision)
+    parser.add_argument("--precision", choices=PRECISIONS, default=default.precision)
     parser.add_argument("--embedding-on-host", action="store_true")
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=default.checkpointing)
+    parser.add_argument("--warm-up", type=int, default=default.warm_up)
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--list", choices=sorted(LISTS), help="measure a list of configurations instead")
     parser.add_argument("--profile", action="store_true", help="print where the time of one more step goes")
@@ -149,16 +197,15 @@ def _parser() -> argparse.ArgumentParser:
 def measure(configuration: Configuration, with_profile: bool = False) -> dict[str, Any]:
     """Train a few steps and return what was measured, with what it was measured on."""
     torch.manual_seed(0)
-    torch.cuda.reset_peak_memory_stats()
     shape = parse_config(SHAPES[configuration.shape])
     try:
         step = Step(build(shape, configuration))
+        torch.cuda.reset_peak_memory_stats()  # weights are drawn on the GPU, which a checkpoint's never are
         with GpuWatch() as watch:
             seconds, losses = run_steps(step, configuration, shape)
     except torch.cuda.OutOfMemoryError as error:
         return asdict(configuration) | {"error": str(error).partition(".")[0]}
-    if with_profile:
-        print_profile(step, configuration, shape)
+    busy = print_profile(step, configuration, shape) / statistics.median(seconds) if with_profile else None
     peak = torch.cuda.max_memory_allocated()
     estimate = estimate_memory(shape, spec_of(configuration), Sharding.REPLICATE)
     return asdict(configuration) | {
@@ -170,6 +217,7 @@ def measure(configuration: Configuration, with_profile: bool = False) -> dict[st
         "peak_gib": round(peak / GIB, 2),
         "estimated_gib": round((estimate.total - estimate.overhead) / GIB, 2),
         "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
+        **({} if busy is None else {"gpu_busy_share": round(busy, 3)}),
         **watch.means(),
     }
 
@@ -186,7 +234,7 @@ def spec_of(configuration: Configuration) -> TrainerSpec:
                 "maxSequenceLength": configuration.length,
                 "activationCheckpointing": configuration.checkpointing,
                 "kernels": Kernels(configuration.kernels),
-                "precision": configuration.precision,
+                "precision": configuration.precision.removesuffix("-layers"),
                 "embeddingOnHost": configuration.embedding_on_host,
             },
         }
@@ -198,7 +246,9 @@ def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | Fu
     recomputes, length = configuration.checkpointing, configuration.length
     model: CausalDecoder | FusedDecoder
     if configuration.kernels == "fused":
-        frozen = FROZEN_FORMATS[configuration.precision](torch.bfloat16, GPU)
+        precision = configuration.precision
+        format_of = Fp8Layers if precision == "fp8-fast-layers" else FROZEN_FORMATS[precision]
+        frozen = format_of(torch.bfloat16, GPU)
         model = FusedDecoder(
             shape, configuration.lora, torch.bfloat16, GPU, length, recomputes, frozen, configuration.embedding_on_host
         )
@@ -210,6 +260,14 @@ def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | Fu
         model.fill_rotary_cache(GPU)
     initialise_adapters(model, 0)
     return model.train()
+
+
+class Fp8Layers(Fp8Fast):
+    """fp8 but for the head, to see what that gains."""
+
+    def make_head(self, _: GroupSize) -> FrozenWeight | None:
+        """Return None: it stays in bf16."""
+        return None
 
 
 def frozen_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -247,7 +305,7 @@ class Step:
 
 def run_steps(step: Step, configuration: Configuration, shape: ModelShape) -> tuple[list[float], list[float]]:
     """Return the seconds of each step after the warm-up, and the losses of all; nothing waits for the GPU before."""
-    count = WARM_UP_STEPS + configuration.steps
+    count = configuration.warm_up + configuration.steps
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     batches = [random_batch(configuration, shape.vocab_size, seed) for seed in range(count)]
     losses = []
@@ -257,7 +315,7 @@ def run_steps(step: Step, configuration: Configuration, shape: ModelShape) -> tu
         marks[number + 1].record()
     torch.cuda.synchronize()
     seconds = [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
-    return seconds[WARM_UP_STEPS:], [loss.item() for loss in losses]
+    return seconds[configuration.warm_up :], [loss.item() for loss in losses]
 
 
 def random_batch(configuration: Configuration, vocabulary: int, seed: int) -> Batch:
@@ -310,8 +368,8 @@ class GpuWatch:
         }
 
 
-def print_profile(step: Step, configuration: Configuration, shape: ModelShape) -> None:
-    """Print the kernels of one step, the longest first."""
+def print_profile(step: Step, configuration: Configuration, shape: ModelShape) -> float:
+    """Print the kernels of one step, the longest first, and return the seconds that they take together."""
     batch = random_batch(configuration, shape.vocab_size, 99).to(GPU)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step.run(batch)
@@ -321,6 +379,7 @@ def print_profile(step: Step, configuration: Configuration, shape: ModelShape) -
     print(f"sum of kernel times: {total / 1000:.1f} ms, {sum(row.count for row in averages)} launches")
     for row in sorted(averages, key=lambda row: -row.self_device_time_total)[:40]:
         print(f"{row.self_device_time_total / 1000:8.2f} ms {row.count:5d} x {row.key[:110]}")
+    return total / 1e6
 
 
 if __name__ == "__main__":

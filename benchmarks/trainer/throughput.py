@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--documents", choices=("long", "packed"), default="long")
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--kernels", choices=("auto", "fused", "plain"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp8", "fp8-fast", "nf4"), default="auto")
+    parser.add_argument("--embedding-on-host", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     return parser
@@ -139,6 +141,8 @@ def job(arguments: argparse.Namespace) -> dict[str, Any]:
                 "packing": arguments.documents == "packed",
                 **({} if arguments.checkpointing is None else {"activationCheckpointing": arguments.checkpointing}),
                 "kernels": arguments.kernels,
+                "precision": arguments.precision,
+                "embeddingOnHost": arguments.embedding_on_host,
                 "optimizer": {"learningRate": arguments.learning_rate},
                 "schedule": {"warmupSteps": 2},
                 "logEverySteps": 1,

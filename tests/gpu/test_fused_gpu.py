@@ -1,4 +1,4 @@
-"""The fused step on a real GPU, in bf16, against the plain one in fp32, and its dropout against that of a CPU."""
+"""The fused step on a real GPU, in bf16, fp8 and NF4, against the plain one in fp32; its dropout against a CPU's."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,12 @@ from finetune_trainer.architecture import Family, ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.filling import fill_weights
+from finetune_trainer.fused import layer
 from finetune_trainer.fused.decoder import FusedDecoder
+from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
+from finetune_trainer.fused.frozen.nf4 import Nf4
+from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.lora import adapter_parameters, add_adapters
 from finetune_trainer.model import build_model
 from finetune_trainer.sharding import fill_model
@@ -21,6 +26,11 @@ LENGTH = 512
 ALL_TOLERANCE, WORST_TOLERANCE = 0.02, 0.05
 
 Gradients = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _small_models_take_the_kernels_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "MIN_SIZE_AT_THE_GATE", 0)
 
 
 def shape(family: Family = Family.LLAMA) -> ModelShape:
@@ -46,9 +56,9 @@ def shape(family: Family = Family.LLAMA) -> ModelShape:
 def random_weights(model_shape: ModelShape) -> dict[str, torch.Tensor]:
     """Weights by torchtune's names, of values that bf16 holds exactly."""
     generator = torch.Generator().manual_seed(1)
-    places = FusedDecoder(model_shape, Lora(), torch.bfloat16, torch.device("meta"), 1, False).frozen()
+    places = FusedDecoder(model_shape, Lora(), torch.bfloat16, torch.device("meta"), 1, False).destinations()
     return {
-        name: (torch.randn(place.shape, generator=generator) * 0.03 + (place.dim() == 1)).bfloat16()
+        name: (torch.randn(place.shape, generator=generator) * 0.03 + (len(place.shape) == 1)).bfloat16()
         for name, place in places.items()
     }
 
@@ -65,9 +75,17 @@ def odd_rows() -> Batch:
     return make_batch([random_sequence(4, (200,)), random_sequence(5, (77,))], length_multiple=8)
 
 
-def fused(model_shape: ModelShape, lora: Lora, device: torch.device, *, recomputes: bool = False) -> FusedDecoder:
+def fused(
+    model_shape: ModelShape,
+    lora: Lora,
+    device: torch.device,
+    *,
+    recomputes: bool = False,
+    frozen: type[FrozenFormat] = Whole,
+    embedding_on_host: bool = False,
+) -> FusedDecoder:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = FusedDecoder(model_shape, lora, dtype, device, LENGTH, recomputes)
+    model = FusedDecoder(model_shape, lora, dtype, device, LENGTH, recomputes, frozen(dtype, device), embedding_on_host)
     fill_weights(model.destinations(), random_weights(model_shape).items())
     randomise(model)
     model.begin_step()
@@ -98,13 +116,19 @@ def loss_and_gradients(model: torch.nn.Module, batch: Batch, device: torch.devic
     return loss.item(), gradients
 
 
-def assert_close(ours: tuple[float, Gradients], expected: tuple[float, Gradients]) -> None:
-    assert ours[0] == pytest.approx(expected[0], rel=5e-3)
-    errors = {name: (ours[1][name] - gradient).norm().item() for name, gradient in expected[1].items()}
-    norms = {name: gradient.norm().item() for name, gradient in expected[1].items()}
+def gradient_errors(ours: Gradients, expected: Gradients) -> tuple[float, float]:
+    """The error of all adapters' gradients together, and of the worst of them."""
+    errors = {name: (ours[name] - gradient).norm().item() for name, gradient in expected.items()}
+    norms = {name: gradient.norm().item() for name, gradient in expected.items()}
     total = sum(error**2 for error in errors.values()) ** 0.5 / sum(norm**2 for norm in norms.values()) ** 0.5
     worst = max(errors[name] / norms[name] for name in errors)
     print(f"error of all gradients {total:.4f}, of the worst {worst:.4f}")
+    return total, worst
+
+
+def assert_close(ours: tuple[float, Gradients], expected: tuple[float, Gradients]) -> None:
+    assert ours[0] == pytest.approx(expected[0], rel=5e-3)
+    total, worst = gradient_errors(ours[1], expected[1])
     assert total < ALL_TOLERANCE
     assert worst < WORST_TOLERANCE
 
@@ -138,6 +162,60 @@ def test_activations_that_are_computed_again_are_the_same(dropout: float) -> Non
     again = loss_and_gradients(fused(shape(), lora, GPU, recomputes=True), packed_documents(), GPU)
     assert again[0] == kept[0]
     assert_close(again, kept)
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+def test_in_nf4_loss_and_gradients_are_those_of_the_rounded_weights(batch: Callable[[], Batch]) -> None:
+    expected = loss_and_gradients(fused(shape(), ALL_LINEARS, CPU, frozen=Nf4), batch(), CPU)
+    assert_close(loss_and_gradients(fused(shape(), ALL_LINEARS, GPU, frozen=Nf4), batch(), GPU), expected)
+
+
+@pytest.mark.parametrize("frozen", [Fp8, Fp8Fast], ids=["fp8", "fp8-fast"])
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+def test_in_fp8_gradients_lose_what_they_lose_on_a_cpu(batch: Callable[[], Batch], frozen: type[FrozenFormat]) -> None:
+    """Where fp8 rounds to is chance, how far is not: as the twins do, which compute all else in fp32."""
+    exact = loss_and_gradients(plain_in_fp32(shape(), ALL_LINEARS), batch(), CPU)
+    on_cpu = loss_and_gradients(fused(shape(), ALL_LINEARS, CPU, frozen=frozen), batch(), CPU)
+    on_gpu = loss_and_gradients(fused(shape(), ALL_LINEARS, GPU, frozen=frozen), batch(), GPU)
+    assert on_gpu[0] == pytest.approx(exact[0], rel=1e-2)
+    unavoidable = gradient_errors(on_cpu[1], exact[1])
+    found = gradient_errors(on_gpu[1], exact[1])
+    assert found[0] < 1.1 * unavoidable[0] + ALL_TOLERANCE
+    assert found[1] < 1.2 * unavoidable[1] + WORST_TOLERANCE
+
+
+def test_in_fp8_an_adapter_far_larger_than_the_weights_does_not_clip() -> None:
+    lora = Lora(rank=16, alpha=16, dropout=0)
+    results = []
+    for frozen in (Whole, Fp8Fast):
+        model = fused(shape(), lora, GPU, frozen=frozen)
+        with torch.no_grad():
+            for name, parameter in adapter_parameters(model).items():
+                parameter.mul_(1000.0 if name.endswith("lora_b") else 1.0)
+        model.begin_step()
+        results.append(loss_and_gradients(model, whole_rows(), GPU))
+    assert results[1][0] == pytest.approx(results[0][0], rel=2e-2)
+
+
+def test_embeddings_on_the_host_change_nothing() -> None:
+    results = [
+        loss_and_gradients(fused(shape(), ALL_LINEARS, GPU, frozen=Nf4, embedding_on_host=on_host), whole_rows(), GPU)
+        for on_host in (False, True)
+    ]
+    assert results[0][0] == results[1][0]
+
+
+def test_a_feed_forward_in_parts_has_the_gradients_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = Lora(rank=16, alpha=32, dropout=0.1)
+    whole = loss_and_gradients(fused(shape(), lora, GPU), whole_rows(), GPU)
+    monkeypatch.setattr(layer, "FEED_FORWARD_TOKENS", 384)
+    assert_close(loss_and_gradients(fused(shape(), lora, GPU, recomputes=True), whole_rows(), GPU), whole)
+
+
+def test_a_small_models_gate_without_sums_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_sums = loss_and_gradients(fused(shape(), ALL_LINEARS, GPU), whole_rows(), GPU)
+    monkeypatch.setattr(layer, "MIN_SIZE_AT_THE_GATE", 4096)
+    assert_close(loss_and_gradients(fused(shape(), ALL_LINEARS, GPU), whole_rows(), GPU), with_sums)
 
 
 def test_micro_batches_add_up_in_fp32() -> None:

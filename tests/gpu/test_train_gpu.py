@@ -65,7 +65,9 @@ def test_attention_is_compiled_once_whatever_the_documents_of_a_batch(tmp_path: 
     assert num_graphs[-1] == num_graphs[1]
 
 
-def tiny_gpu_job(root: Path, gpus: int, sharding: str, kernels: str) -> tuple[TrainerJob, JobPaths]:
+def tiny_gpu_job(
+    root: Path, gpus: int, sharding: str, kernels: str, precision: str = "bf16"
+) -> tuple[TrainerJob, JobPaths]:
     write_tiny_model(root / "shared" / MODEL_PATH, **SIZES)
     training: dict[str, Any] = {
         "epochs": 3,
@@ -79,12 +81,14 @@ def tiny_gpu_job(root: Path, gpus: int, sharding: str, kernels: str) -> tuple[Tr
         root, training=training, compute={"device": "gpu", "gpusPerNode": gpus, "sharding": sharding}
     )
     plan = json.loads(paths.prepared.read_text())
-    paths.prepared.write_text(json.dumps(plan | {"precision": "bf16", "kernels": kernels}))
+    paths.prepared.write_text(json.dumps(plan | {"precision": precision, "kernels": kernels}))
     return job, paths
 
 
-def run(root: Path, gpus: int, sharding: str, kernels: str = "plain") -> tuple[TrainedReport, list[float]]:
-    job, paths = tiny_gpu_job(root, gpus, sharding, kernels)
+def run(
+    root: Path, gpus: int, sharding: str, kernels: str = "plain", precision: str = "bf16"
+) -> tuple[TrainedReport, list[float]]:
+    job, paths = tiny_gpu_job(root, gpus, sharding, kernels, precision)
     report, _ = train(job, paths, {"FINETUNE_METRICS_PORT": "0"})
     return report, [json.loads(line)["loss"] for line in (paths.logs / "metrics.jsonl").read_text().splitlines()]
 
@@ -107,6 +111,16 @@ def test_all_gpus_have_the_loss_curve_of_one(tmp_path: Path, one_gpu: list[float
 def test_the_fused_step_has_the_loss_curve_of_the_plain_one(tmp_path: Path, one_gpu: list[float]) -> None:
     _, losses = run(tmp_path, NUM_GPUS, "replicate", "fused")
     assert losses == pytest.approx(one_gpu, rel=1e-2)
+
+
+# The model is random and tiny, so that rounding its weights changes it more than it would a trained one.
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp8", 0.03), ("fp8-fast", 0.05), ("nf4", 0.1)])
+def test_a_narrow_base_model_learns_as_the_whole_one(
+    tmp_path: Path, one_gpu: list[float], precision: str, tolerance: float
+) -> None:
+    report, losses = run(tmp_path, NUM_GPUS, "replicate", "fused", precision)
+    assert losses == pytest.approx(one_gpu, rel=tolerance)
+    assert report.final_loss < report.first_loss
 
 
 def test_the_exporter_tells_the_memory_that_tensors_took() -> None:

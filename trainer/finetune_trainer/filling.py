@@ -51,7 +51,7 @@ def fill_weights(destinations: Mapping[str, Destination], weights: Iterable[tupl
                 f"weight {name} has shape {list(weight.shape)}, but the model of config.json has {expected}",
             )
         # Looked at when all weights are there: a GPU is not waited for with each of them.
-        are_finite[name] = torch.isfinite(place.fill(weight)).all()
+        are_finite[name] = _is_finite(place.fill(weight))
     if missing:
         raise TrainerError(
             Reason.MODEL_UNSUPPORTED,
@@ -91,3 +91,8 @@ def layer_by_layer(names: Iterable[str], weights: Iterable[tuple[str, Tensor]]) 
 
 def _layer_of(name: str) -> str | None:
     return name.split(".")[1] if name.startswith("layers.") else None
+
+
+def _is_finite(filled: Tensor) -> Tensor:
+    """Say whether all numbers are finite, as a scalar on their device; nothing of their size is made for it."""
+    return torch.stack(torch.aminmax(filled)).isfinite().all()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from finetune_trainer.fused.frozen.weight import FrozenWeight
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.planner import LOSS_CHUNK_TOKENS
 
@@ -25,7 +26,7 @@ def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torc
 
 
 def loss_and_gradient(
-    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor
+    hidden: torch.Tensor, head: torch.Tensor | FrozenWeight, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss, fp32 scalar, and its gradient with respect to the hidden states, of their shape.
 
@@ -37,9 +38,14 @@ def loss_and_gradient(
     gradient = torch.empty_like(hidden)
     for start in range(0, len(hidden), LOSS_CHUNK_TOKENS):
         chunk = slice(start, start + LOSS_CHUNK_TOKENS)
-        logits = hidden[chunk] @ head.T
-        total += kernels.cross_entropy(logits, targets[chunk]).sum()
-        torch.mm(logits, head, out=gradient[chunk])
+        if isinstance(head, torch.Tensor):
+            logits = hidden[chunk] @ head.T
+            total += kernels.cross_entropy(logits, targets[chunk]).sum()
+            torch.mm(logits, head, out=gradient[chunk])
+        else:
+            logits = head.forward(hidden[chunk], None)
+            total += kernels.cross_entropy(logits, targets[chunk]).sum()
+            gradient[chunk] = head.backward_frozen(logits)
     return total, gradient
 
 

@@ -16,10 +16,18 @@ GIB = 1 << 30
 ASSUMED_GPU_MEMORY_BYTES = 24 * GIB
 
 # A number of an activation, and of a weight where nothing else is said.
-NUMBER_BYTES = {Precision.BF16: 2, Precision.FP32: 4, Precision.FP8: 2, Precision.NF4: 2}
-# A number of a frozen linear layer: fp8 keeps two layouts, NF4 four bits and 16 for each 64 numbers.
-LINEAR_BYTES = {Precision.BF16: 2, Precision.FP32: 4, Precision.FP8: 2, Precision.NF4: 0.5 + 2 / 64}
-NARROW = (Precision.FP8, Precision.NF4)
+NUMBER_BYTES = {precision: 4 if precision is Precision.FP32 else 2 for precision in Precision}
+# A number of a frozen linear layer: fp8 keeps it in bf16 and in fp8, or in two layouts of fp8, NF4 four bits and 16 for
+# each 64 numbers.
+LINEAR_BYTES = {
+    Precision.BF16: 2,
+    Precision.FP32: 4,
+    Precision.FP8: 2 + 1,
+    Precision.FP8_FAST: 1 + 1,
+    Precision.NF4: 0.5 + 2 / 64,
+}
+FP8 = (Precision.FP8, Precision.FP8_FAST)
+NARROW = (*FP8, Precision.NF4)
 ADAPTER_BYTES = 4  # fp32: at usual learning rates most updates are smaller than the spacing of bf16 numbers
 ADAM_BYTES = 8  # two fp32 moments
 # Logits of so many tokens exist at once: 1024 tokens of a vocabulary of 128k are 0.5 GB in fp32.
@@ -183,7 +191,7 @@ def check_what_cannot_be(shape: ModelShape, spec: TrainerSpec) -> None:
         )
     precision = resolve_precision(spec)
     if precision in NARROW:
-        multiple = FP8_SIZE_MULTIPLE if precision is Precision.FP8 else 2
+        multiple = FP8_SIZE_MULTIPLE if precision in FP8 else 2
         odd = [f"{name} {sizes}" for name, sizes in shape.linears.items() if any(size % multiple for size in sizes)]
         if odd:
             problems.append(f"training.precision {precision} takes layers in multiples of {multiple}: {', '.join(odd)}")
@@ -281,9 +289,8 @@ def _base_bytes(shape: ModelShape, precision: Precision) -> tuple[int, int]:
     """Return what the linear layers of the blocks take, which may be narrow, and what the other frozen weights do."""
     linears = shape.num_layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
     rest = NUMBER_BYTES[precision] * (shape.num_parameters - linears)
-    if precision is Precision.FP8:
-        sizes = [sum(_group_size(shape, group)) for group in FUSED_GROUPS]
-        rest += shape.num_layers * 4 * sum(sizes)  # the rows' scales in both layouts
+    if precision is Precision.FP8_FAST and shape.tied_embeddings:  # the head is in fp8, the embedding is not
+        rest += 2 * shape.vocab_size * shape.hidden_size
     return int(LINEAR_BYTES[precision] * linears), rest
 
 
@@ -297,16 +304,18 @@ def _activation_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int, i
     stream = number_bytes * shape.hidden_size
     # Logits in the number format of activations; their gradient takes their place.
     loss = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * number_bytes
+    if resolve_precision(spec) is Precision.FP8_FAST:
+        loss += min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size  # a byte a number
     # Last hidden states, those that predict a target, and the gradient of these.
     loss += 3 * tokens * stream
     kept = 2 * tokens * stream  # the last hidden states and their gradient
     layer, backward = (_fused_bytes if is_fused else _plain_bytes)(shape, spec, number_bytes)
     if spec.training.activation_checkpointing is False:
         return shape.num_layers * tokens * layer, max(tokens * backward + kept, loss)
-    work = tokens * (layer + backward)
+    work = tokens * (layer + backward) + kept
     if is_fused:
         work = _fused_bytes_without_tape(shape, spec, number_bytes, tokens)
-    return tokens * shape.num_layers * stream, max(work + kept, loss)
+    return tokens * shape.num_layers * stream, max(work, loss)
 
 
 def _plain_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tuple[int, int]:
@@ -348,7 +357,7 @@ def _feed_forward_backward_bytes(shape: ModelShape, spec: TrainerSpec, number_by
     inner = number_bytes * (3 * shape.intermediate_size + sum(_fused_columns(spec)))
     if spec.lora.dropout:
         inner += number_bytes * shape.intermediate_size  # what is left of the product
-    if resolve_precision(spec) is Precision.FP8:
+    if resolve_precision(spec) in FP8:
         inner += 2 * shape.intermediate_size  # the gradient of gate and up, a byte a number
     return streams, inner
 
@@ -358,7 +367,8 @@ def _fused_bytes_without_tape(shape: ModelShape, spec: TrainerSpec, number_bytes
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     attention, feed_forward = _tape_bytes(shape, spec, number_bytes)
     streams, inner = _feed_forward_backward_bytes(shape, spec, number_bytes)
-    in_feed_forward = tokens * streams + min(tokens, FEED_FORWARD_TOKENS) * (feed_forward + inner)
+    # Of the last layer, beside the last hidden states and their gradient.
+    in_feed_forward = 2 * tokens * streams + min(tokens, FEED_FORWARD_TOKENS) * (feed_forward + inner)
     # Gradients of attention's output and inputs, of q, k and v side by side; in the kernel, the queries' sums in fp32,
     # and keys' and values' for each head.
     in_attention = tokens * (2 * streams + number_bytes * 2 * (query + 2 * key_value) + (4 + 2 * number_bytes) * query)
@@ -387,11 +397,14 @@ def _fused_column_bytes(shape: ModelShape, spec: TrainerSpec) -> tuple[int, int,
     for group, ranks, columns in zip(FUSED_GROUPS, _fused_ranks(spec), _fused_columns(spec), strict=True):
         inputs, outputs = _group_size(shape, group)
         buffer = number_bytes * (inputs + columns) * (outputs + columns)
-        if precision is Precision.FP8:
+        tail = _rounded_up(3 * ranks, FP8_COLUMN_MULTIPLE)
+        if precision is Precision.FP8_FAST:
             beside += number_bytes * columns * (inputs + outputs)
-            joined += _rounded_up(3 * ranks, FP8_COLUMN_MULTIPLE) * (inputs + outputs)
+            joined += tail * (inputs + outputs)
         elif precision is not Precision.NF4:
             joined += buffer - number_bytes * inputs * outputs
+        if precision is Precision.FP8:
+            joined += tail * inputs
         largest = max(largest, buffer)
     shared = largest if precision is Precision.NF4 else 0
     return shape.num_layers * beside, shape.num_layers * joined, shared

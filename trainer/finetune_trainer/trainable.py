@@ -8,13 +8,13 @@ from finetune_trainer.architecture import ModelShape
 from finetune_trainer.clock import StepClock
 from finetune_trainer.contract.job import TrainerJob
 from finetune_trainer.contract.paths import JobPaths
-from finetune_trainer.contract.spec import Kernels, Precision, Sharding, Training
+from finetune_trainer.contract.spec import Kernels, Sharding, Training
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.exchange import make_exchange
 from finetune_trainer.filling import fill_weights, layer_by_layer
 from finetune_trainer.fused.decoder import FusedDecoder
-from finetune_trainer.fused.frozen.fp8 import Fp8
+from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.frozen.whole import Whole
@@ -22,14 +22,26 @@ from finetune_trainer.fused.spread import SpreadLayers
 from finetune_trainer.gang import Place
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
-from finetune_trainer.planner import keeps_embedding_on_host, resolve_checkpointing
+from finetune_trainer.planner import FP8, keeps_embedding_on_host, resolve_checkpointing
 from finetune_trainer.sharding import fill_model, make_mesh, shard_model
 
 TrainableModel = CausalDecoder | FusedDecoder
 
 # Of activations and of what is multiplied with them; narrow formats are what frozen weights are kept as.
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16, "nf4": torch.bfloat16}
-FROZEN_FORMATS: dict[str, type[FrozenFormat]] = {"bf16": Whole, "fp32": Whole, "fp8": Fp8, "nf4": Nf4}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8": torch.bfloat16,
+    "fp8-fast": torch.bfloat16,
+    "nf4": torch.bfloat16,
+}
+FROZEN_FORMATS: dict[str, type[FrozenFormat]] = {
+    "bf16": Whole,
+    "fp32": Whole,
+    "fp8": Fp8,
+    "fp8-fast": Fp8Fast,
+    "nf4": Nf4,
+}
 FP8_CAPABILITY = (8, 9)
 FLEX_ATTENTION_BLOCK_TOKENS = 128
 TENSOR_CORE_TOKENS = 8
@@ -97,13 +109,13 @@ def refuse_fp8_without_tensor_cores(precision: str, device: torch.device) -> Non
     Raises:
         TrainerError: INVALID_SPEC.
     """
-    if precision != Precision.FP8 or device.type != "cuda":
+    if precision not in FP8 or device.type != "cuda":
         return
     capability = torch.cuda.get_device_capability(device)
     if capability < FP8_CAPABILITY:
         raise TrainerError(
             Reason.INVALID_SPEC,
-            "training.precision fp8 takes GPUs of compute capability 8.9 and above (L4, RTX 4090, H100 and newer), "
+            f"training.precision {precision} takes GPUs of compute capability 8.9 and above (L4, RTX 4090, H100, ...), "
             f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}: set training.precision to "
             "bf16, or to nf4 where memory is short",
         )

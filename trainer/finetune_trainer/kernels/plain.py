@@ -241,8 +241,7 @@ def round_rows(values: Tensor, narrow: Tensor | None, peaks: Tensor, width: int)
     rounded[:, :columns] = (wide / scales[:, None]).to(E4M3)
     if tail is not None:
         high, low = _in_two(tail / scales[:, None])
-        ranks = tail.shape[1]
-        rounded[:, columns : columns + 3 * ranks] = torch.cat([high, low, high], dim=1)
+        _write_side_by_side(rounded[:, columns:], high, low, high)
     return rounded, scales.float()
 
 
@@ -275,13 +274,19 @@ def make_tail_writer(tails: Sequence[AdapterTail]) -> Callable[[], None]:
             peaks.zero_()
             peaks[0] = scaled.abs().max()
             high, low = _in_two(scaled / _tail_factor(peaks))
-            numbers[:, : 3 * adapter.shape[1]] = torch.cat([high, high, low], dim=1)
+            _write_side_by_side(numbers, high, high, low)
 
     return write
 
 
 def _tail_factor(peaks: Tensor) -> Tensor:
     return (peaks.max() / TAIL_PEAK).clamp(min=1.0)
+
+
+def _write_side_by_side(out: Tensor, *parts: Tensor) -> None:
+    # Not torch.cat: on CPUs not every version of it takes e4m3.
+    for number, part in enumerate(parts):
+        out[:, number * part.shape[1] : (number + 1) * part.shape[1]] = part
 
 
 def _in_two(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from finetune_trainer import model as plain_model
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused import layer
 from finetune_trainer.fused.decoder import FusedDecoder
-from finetune_trainer.fused.frozen.fp8 import Fp8
+from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.lora import LoraLinear, adapter_parameters, add_adapters, initialise_adapters
@@ -38,6 +39,11 @@ ADAPTERS = {
         rank=80, alpha=1, dropout=0, targets=(LoraTarget.UP_PROJ, LoraTarget.DOWN_PROJ)
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_models_take_the_kernels_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "MIN_SIZE_AT_THE_GATE", 0)
 
 
 @dataclass(frozen=True)
@@ -297,14 +303,21 @@ def forward_in_fp8(self: LoraLinear, x: torch.Tensor) -> torch.Tensor:
     return adapted if self.bias is None else adapted + self.bias
 
 
+def cross_entropy_in_fp8(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The summed loss of logits in fp8."""
+    logits: torch.Tensor = Fp8Linear.apply(hidden, head)  # type: ignore[no-untyped-call]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
 @pytest.mark.parametrize(("model_type", "settings"), MODELS.values(), ids=MODELS.keys())
 def test_in_fp8_gradients_lose_what_rounding_the_frozen_products_costs_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, settings: dict[str, Any]
 ) -> None:
     write_tiny_model(tmp_path, model_type, **settings)
     exact = plain_result(tmp_path, ALL_LINEARS, packed_batch())
-    ours = result_of(fused_decoder(tmp_path, ALL_LINEARS, frozen=Fp8(torch.float32, CPU)), packed_batch())
+    ours = result_of(fused_decoder(tmp_path, ALL_LINEARS, frozen=Fp8Fast(torch.float32, CPU)), packed_batch())
     monkeypatch.setattr(LoraLinear, "forward", forward_in_fp8)
+    monkeypatch.setattr(plain_model, "summed_cross_entropy", cross_entropy_in_fp8)
     rounded = plain_result(tmp_path, ALL_LINEARS, packed_batch())
     # Which way numbers are rounded is chance, and the models are small: errors of the same size differ by a third.
     assert 0 < whole_error(ours, exact) < 1.5 * whole_error(rounded, exact)
@@ -315,3 +328,16 @@ def whole_error(ours: Result, expected: Result) -> float:
     """The error of all adapters' gradients together, as a share of their length."""
     errors = sum(float((ours.gradients[name] - found).norm() ** 2) for name, found in expected.gradients.items())
     return float((errors / sum(float(found.norm() ** 2) for found in expected.gradients.values())) ** 0.5)
+
+
+@pytest.mark.parametrize(("model_type", "settings"), MODELS.values(), ids=MODELS.keys())
+def test_with_gradients_in_fp8_the_loss_is_exact_and_gradients_are_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, settings: dict[str, Any]
+) -> None:
+    write_tiny_model(tmp_path, model_type, **settings)
+    exact = plain_result(tmp_path, ALL_LINEARS, packed_batch())
+    ours = result_of(fused_decoder(tmp_path, ALL_LINEARS, frozen=Fp8(torch.float32, CPU)), packed_batch())
+    assert ours.loss == pytest.approx(exact.loss, rel=1e-5)
+    monkeypatch.setattr(LoraLinear, "forward", forward_in_fp8)
+    rounded = plain_result(tmp_path, ALL_LINEARS, packed_batch())
+    assert 0 < whole_error(ours, exact) < whole_error(rounded, exact)

@@ -1,8 +1,12 @@
 """Frozen weights in fp8 (e4m3, Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433), adapters near bf16.
 
-A product in fp8 takes half the time and the energy of one in bf16, and wants its factors' rows along what is summed: a
-weight is kept twice, as [outputs, inputs] for the forward and as [inputs, outputs] for the backward pass, which takes
-what bf16 takes once. Each row has a scale of its own, in weights as in activations.
+A product in fp8 takes half the time and the energy of one in bf16, and wants its factors' rows along what is summed:
+the forward pass takes a weight as [outputs, inputs], the backward pass as [inputs, outputs]. Each row has a scale of
+its own, in weights as in activations.
+
+Rounding costs 2.6 % of every factor. In gradients that is noise, which a training averages out; in the forward pass it
+is another model, see docs/LOG.md. So there are two formats: `Fp8` rounds the backward pass only and keeps the weight
+itself besides, `Fp8Fast` rounds both and keeps two layouts, which take what bf16 takes once.
 
 Three columns each make an adapter's column exact to about eight bits: v = hi + lo, both e4m3, and
 
@@ -20,11 +24,13 @@ import torch
 from torch import Tensor
 
 from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, AdapterTail
 
 # Tensor cores take rows that start on 128 bytes.
 WIDTH_MULTIPLE = 128
+SIZE_MULTIPLE = 16
 NUMBERS_AT_ONCE = 1 << 26
 
 
@@ -58,13 +64,47 @@ class Layout:
         """Return where the columns of an adapter [rows, ranks] go."""
         return AdapterTail(adapter, self.numbers[:, self.columns :], self.scales, self.peaks)
 
+    def multiply(self, values: Tensor, narrow: Tensor | None) -> Tensor:
+        """Return the product of values [tokens, columns], and of an adapter's narrow side, with all rows."""
+        kernels = kernels_for(values.device)
+        rounded, scales = kernels.round_rows(values, narrow, self.peaks, self.numbers.shape[1])
+        product: Tensor = kernels.multiply_rounded(rounded, scales, self.numbers, self.scales, values.dtype)
+        return product
 
-class Fp8Weight(FrozenWeight):
+
+class BackwardWeight(WholeWeight):
+    """A weight in the format of the products, and once more in fp8, for the backward pass."""
+
+    def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device, allocate: Allocate) -> None:
+        super().__init__(size, dtype, allocate)
+        self._backward = Layout(size.inputs, size.outputs, size.ranks, device, allocate)
+
+    def load(self, staged: Tensor) -> None:
+        """Round the weight for the backward pass."""
+        super().load(staged)
+        self._backward.load(staged.T)
+
+    def tails(self) -> list[AdapterTail]:
+        """Return where the adapters' columns go."""
+        return [self._backward.tail(self.matrix_a[: self.size.ranks].T)] if self.size.ranks else []
+
+    def backward(self, joined: Tensor) -> Tensor:
+        """Return g W + u A."""
+        outputs, ranks = self.size.outputs, self.size.ranks
+        narrow = joined[:, outputs : outputs + ranks] if ranks else None
+        return self._backward.multiply(joined[:, :outputs], narrow)
+
+    def backward_frozen(self, gradient: Tensor) -> Tensor:
+        """Return g W."""
+        return self._backward.multiply(gradient, None)
+
+
+class NarrowWeight(FrozenWeight):
     """A weight in two layouts, with its adapters in the format of the products besides."""
 
     def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device, allocate: Allocate) -> None:
         super().__init__(size)
-        self._dtype, self._kernels = dtype, kernels_for(device)
+        self._dtype = dtype
         self._forward = Layout(size.outputs, size.inputs, size.ranks, device, allocate)
         self._backward = Layout(size.inputs, size.outputs, size.ranks, device, allocate)
         # Zeros, as the columns that rounding up has left are multiplied with.
@@ -100,34 +140,29 @@ class Fp8Weight(FrozenWeight):
 
     def forward(self, joined: Tensor, bias: Tensor | None) -> Tensor:
         """Return x W' + t B' + bias."""
-        output = self._product(joined[:, : self.size.inputs], joined[:, self.size.inputs :], self._forward)
+        output = self.forward_apart(joined[:, : self.size.inputs], joined[:, self.size.inputs :])
         return output if bias is None else output.add_(bias)
 
     def forward_apart(self, x: Tensor, narrow: Tensor) -> Tensor:
         """Return x W' + t B'; where x and t lie makes no difference."""
-        return self._product(x, narrow, self._forward)
+        return self._forward.multiply(x, self._cut(narrow))
 
     def backward(self, joined: Tensor) -> Tensor:
         """Return g W + u A."""
-        return self._product(joined[:, : self.size.outputs], joined[:, self.size.outputs :], self._backward)
+        outputs = self.size.outputs
+        return self._backward.multiply(joined[:, :outputs], self._cut(joined[:, outputs:]))
 
     def backward_frozen(self, gradient: Tensor) -> Tensor:
         """Return g W."""
-        return self._product(gradient, None, self._backward)
+        return self._backward.multiply(gradient, None)
 
-    def _product(self, values: Tensor, narrow: Tensor | None, layout: Layout) -> Tensor:
-        tail = None if narrow is None or not self.size.ranks else narrow[:, : self.size.ranks]
-        rounded, scales = self._kernels.round_rows(values, tail, layout.peaks, layout.numbers.shape[1])
-        product: Tensor = self._kernels.multiply_rounded(rounded, scales, layout.numbers, layout.scales, self._dtype)
-        return product
+    def _cut(self, narrow: Tensor) -> Tensor | None:
+        """Leave out the columns that rounding up has added."""
+        return narrow[:, : self.size.ranks] if self.size.ranks else None
 
 
-class Fp8(FrozenFormat):
-    """Weights in fp8 with scales by row."""
-
-    def make_weight(self, size: GroupSize) -> FrozenWeight:
-        """Return a weight without values."""
-        return Fp8Weight(size, self.dtype, self.device, self.allocate)
+class _Fp8Format(FrozenFormat):
+    """What both formats do before a step."""
 
     def make_refresh(
         self, weights: Sequence[FrozenWeight], places: Callable[[FrozenWeight], Places]
@@ -135,11 +170,32 @@ class Fp8(FrozenFormat):
         """Return what copies the adapters of all weights, and then their columns in fp8."""
         kernels = kernels_for(self.device)
         copy = kernels.make_copier([pair for weight in weights for pair in places(weight)])
-        tails = [tail for weight in weights if isinstance(weight, Fp8Weight) for tail in weight.tails()]
-        write_tails = kernels.make_tail_writer(tails)
+        narrow = [weight for weight in weights if isinstance(weight, (BackwardWeight, NarrowWeight))]
+        write_tails = kernels.make_tail_writer([tail for weight in narrow for tail in weight.tails()])
 
         def refresh() -> None:
             copy()
             write_tails()
 
         return refresh
+
+
+class Fp8(_Fp8Format):
+    """Weights in fp8 for gradients only."""
+
+    def make_weight(self, size: GroupSize) -> FrozenWeight:
+        """Return a weight without values."""
+        return BackwardWeight(size, self.dtype, self.device, self.allocate)
+
+
+class Fp8Fast(_Fp8Format):
+    """Weights in fp8 for both passes, the head among them."""
+
+    def make_weight(self, size: GroupSize) -> FrozenWeight:
+        """Return a weight without values."""
+        return NarrowWeight(size, self.dtype, self.device, self.allocate)
+
+    def make_head(self, size: GroupSize) -> FrozenWeight | None:
+        """Return the head in fp8, where its rows are whole vectors of the tensor cores."""
+        is_even = not (size.outputs % SIZE_MULTIPLE or size.inputs % SIZE_MULTIPLE)
+        return NarrowWeight(size, self.dtype, self.device, self.allocate) if is_even else None

@@ -94,6 +94,10 @@ class FrozenFormat(ABC):
     def make_weight(self, size: GroupSize) -> FrozenWeight:
         """Return a weight without values; the memory that it keeps is taken at once."""
 
+    def make_head(self, size: GroupSize) -> FrozenWeight | None:  # noqa: ARG002 (formats that have one need it)
+        """Return what the output projection is kept as, without adapters; None where it stays in `dtype`."""
+        return None
+
     @abstractmethod
     def make_refresh(
         self, weights: Sequence[FrozenWeight], places: Callable[[FrozenWeight], Places]
