@@ -119,13 +119,13 @@ def test_the_estimate_is_within_8_percent_of_what_was_measured_and_the_overhead_
 
 
 def test_a_base_model_that_is_spread_takes_what_was_measured() -> None:
-    two_gpus = spec(compute={"nodes": 1, "gpusPerNode": 2}, lora={"dropout": 0})
+    two_gpus = spec(compute={"nodes": 1, "gpusPerNode": 2}, lora={"dropout": 0}, training={"kernels": "plain"})
     memory = estimate_memory(SHAPE_8B, two_gpus, Sharding.FULL)
     assert (memory.total - memory.overhead) / GIB == pytest.approx(16.8, rel=0.08)
 
 
 def test_terms_that_can_be_worked_out_by_hand_are_exact() -> None:
-    memory = estimate_memory(SHAPE_8B, spec(), Sharding.FULL)
+    memory = estimate_memory(SHAPE_8B, spec(training={"kernels": "plain"}), Sharding.FULL)
     assert memory.base_weights == 8_030_261_248 * 2 // 16
     assert memory.adapter == memory.gradients == 167_772_160 * 4
     assert memory.optimizer == 167_772_160 * 8
@@ -176,12 +176,14 @@ def test_a_training_that_does_not_fit_is_refused_with_changes_that_do() -> None:
 
 
 def test_every_change_that_is_proposed_does_fit() -> None:
-    too_large = spec(compute={"nodes": 1, "gpusPerNode": 2, "sharding": "replicate"}, training={"batchSize": 8})
+    plain = {"kernels": "plain"}
+    too_large = spec(compute={"nodes": 1, "gpusPerNode": 2, "sharding": "replicate"}, training=plain | {"batchSize": 8})
     assert changes_that_fit(SHAPE_8B, too_large, A10_BYTES) == [
         "training.batchSize: 2 and gradientAccumulation: 64 with activation checkpointing and sharding auto",
         "training.maxSequenceLength: 2048 and batchSize: 1 with activation checkpointing and sharding auto",
     ]
-    proposed = spec(compute={"nodes": 1, "gpusPerNode": 2}, training={"batchSize": 2, "gradientAccumulation": 64})
+    changed = plain | {"batchSize": 2, "gradientAccumulation": 64}
+    proposed = spec(compute={"nodes": 1, "gpusPerNode": 2}, training=changed)
     assert proposed.global_batch == too_large.global_batch
     make_plan(SHAPE_8B, proposed, 1000, A10_BYTES)
 
