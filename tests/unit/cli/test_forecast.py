@@ -97,7 +97,7 @@ def test_money_is_gpu_hours_times_the_price() -> None:
 
 
 def test_a_model_that_does_not_fit_is_told_with_what_would() -> None:
-    job = make_job({"training": {"activationCheckpointing": False}})
+    job = make_job({"training": {"activationCheckpointing": False, "kernels": "plain"}})
     found = forecast(job, stated_data(job, 100), SHAPE, gpu_named("A10"), 1.0)
     assert found.will_not_fit is not None
     assert "about 105.7 GiB on each GPU, which has 22.5 GiB" in found.will_not_fit
