@@ -1,8 +1,8 @@
 """Memory that is spread over processes: each keeps a share, and reads those of the others when it needs the whole.
 
-Frozen weights never change, so whoever shares a host with a process may read its share at any time, without asking it
-or waiting for it: `PeerCopies` lets the GPU's copy engines fetch it over NVLink, beside all that computes. Across
-hosts, and on CPUs, it is a collective operation, in which all take part.
+Reading is a collective operation, in which all take part. But frozen weights never change, so whoever shares a host
+with a process may read its share at any time, without asking it or waiting for it: `PeerCopies` lets the GPU's copy
+engines fetch it over NVLink, beside all that computes.
 """
 
 import os
@@ -19,7 +19,7 @@ from finetune_trainer.gang import COLLECTIVE_TIMEOUT, Place
 # NB: newer versions of PyTorch have given it another name, and warn of the old one.
 gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
-# Set to 0 where GPUs of a host say that they reach each other's memory, and do not.
+# Set to 1 to copy out of other GPUs' memory. Not by itself yet: no whole training has run with it.
 PEER_COPIES = "FINETUNE_PEER_COPIES"
 PROBE_BYTES = 4096
 
@@ -105,7 +105,7 @@ def make_exchange(sharding: Sharding, place: Place, environment: Mapping[str, st
             group = made if place.rank in ranks else group
         own_node = True
     assert group is not None
-    if own_node and place.device.type == "cuda" and environment.get(PEER_COPIES) != "0":
+    if own_node and place.device.type == "cuda" and environment.get(PEER_COPIES) == "1":
         if reads_its_peers(group, place.device):
             return PeerCopies(group, place.device)
         if group.rank() == 0:

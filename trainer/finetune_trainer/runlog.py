@@ -70,15 +70,14 @@ def describe_step(record: StepRecord, steps_total: int, seconds_a_step: float) -
 
 
 def _describe_waits(record: StepRecord) -> str:
-    """Return what took a hundredth of a step or more, besides computing."""
+    """Return what took a hundredth of the time or more, besides computing; a checkpoint's may lie before the step."""
     waits = {
         "data": record.data_wait_seconds,
         "communication": record.communication_seconds,
         "checkpoint": record.checkpoint_seconds,
     }
-    return "".join(
-        f"{name} {wait / record.seconds:.0%}  " for name, wait in waits.items() if wait >= record.seconds / 100
-    )
+    total = record.compute_seconds + sum(waits.values())
+    return "".join(f"{name} {wait / total:.0%}  " for name, wait in waits.items() if wait >= total / 100)
 
 
 def _keep_steps(path: Path, last_step: int) -> None:

@@ -32,7 +32,7 @@ def record_of(step: int) -> StepRecord:
 
 def test_a_step_reads_as_one_line() -> None:
     assert describe_step(record_of(10), steps_total=1000, seconds_a_step=0.7619) == (
-        "step 10/1000  loss 1.2345  lr 2.0e-04  grad norm 0.53  1234 tokens/s  communication 15%  eta 0:12:34"
+        "step 10/1000  loss 1.2345  lr 2.0e-04  grad norm 0.53  1234 tokens/s  communication 14%  eta 0:12:34"
     )
 
 
@@ -41,6 +41,11 @@ def test_a_step_tells_what_its_time_went_to_where_it_is_worth_a_word() -> None:
     assert describe_step(record, steps_total=1000, seconds_a_step=0.7619) == (
         "step 10/1000  loss 1.2345  lr 2.0e-04  grad norm 0.53  1234 tokens/s  mfu 47.1%  data 10%  eta 0:12:34"
     )
+
+
+def test_a_wait_for_a_checkpoint_before_the_step_is_a_share_of_both() -> None:
+    record = replace(record_of(10), compute_seconds=0.5, data_wait_seconds=0.0, communication_seconds=0.0)
+    assert "checkpoint 75%  eta" in describe_step(replace(record, checkpoint_seconds=1.5), 1000, 1.0)
 
 
 def test_lines_go_to_the_log_with_the_time_and_to_standard_output(
