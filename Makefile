@@ -29,6 +29,10 @@ help: ## this list
 demo: $(if $(filter current,$(CLUSTER)),venv,programs-and-venv) ## bring up a cluster, install the chart, run the sample job to its end (CLUSTER=current uses your kubeconfig)
 	@$(RUN)python -m dev.demo $(if $(filter current,$(CLUSTER)),--current)
 
+.PHONY: tour
+tour: $(if $(filter current,$(CLUSTER)),venv,programs-and-venv) ## the customer demo, step by step (PAUSE=1 waits for Enter before each, CLUSTER=current uses your kubeconfig)
+	@$(RUN)python -m dev.tour $(if $(filter current,$(CLUSTER)),--current) $(if $(PAUSE),--pause)
+
 .PHONY: cluster cluster-down cluster-status
 cluster: programs-and-venv ## the embedded two-node Kubernetes with both images and a mirror of the Hub (GPUS=8 claims GPUs on each node, WITH=training-operator installs it)
 	@$(PYTHON) -m dev.cluster up --gpus $(GPUS) $(ADDITIONS)
