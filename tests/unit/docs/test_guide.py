@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,8 @@ def test_a_kubectl_command_names_fields_and_patches_that_exist(place: str, words
     if "patch" in words and "finetunejob" in words:
         patch = next(word for word in words if word.startswith("{"))
         FineTuneJob.parse(merged(manifest(), json.loads(patch)))
-    for flag in ("-f", "--filename"):
-        if flag in words and "manifests/" in (file := words[words.index(flag) + 1]):
+    for flag, file in pairwise(words):
+        if flag in ("-f", "--filename") and file.startswith("manifests/"):
             assert (ROOT / file).exists(), file
 
 
