@@ -104,7 +104,12 @@ class Overlong(StrEnum):
 class Optimizer(SpecModel):
     """AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101)."""
 
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak learning rate.")
+    learning_rate: float = Field(
+        default=2e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate. Models below a billion parameters learn faster with 0.001 to 0.002.",
+    )
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="Decoupled weight decay.")
     max_gradient_norm: float = Field(
         default=1.0, gt=0, le=1e6, description="The gradient of a global batch is scaled down to this norm."
