@@ -1,7 +1,8 @@
 """How long a training stands still for a checkpoint of its adapter and optimizer.
 
     python -m benchmarks.trainer.checkpoint_stall --directory /tmp/stall                             # 8B, one GPU
-    python -m benchmarks.trainer.checkpoint_stall --shape smollm2-135m --device cpu --step-seconds 4 --directory D
+    taskset -c 0 python -m benchmarks.trainer.checkpoint_stall --shape smollm2-135m --rank 16 --device cpu --threads 1 \
+        --step-seconds 8 --checkpoints 8 --mechanisms product --directory D     # a pod of the demo: one CPU, its steps
 
 The adapter of the shape, AdamW on it, and the product's own checkpoints; in place of the model a number of matrix
 products, one launch after the other, that take as long as a step is to take. The mechanisms are measured in turns:
@@ -13,7 +14,12 @@ products, one launch after the other, that take as long as a step is to take. Th
 
 Printed for each, in milliseconds: for how long the program stood still (`waited`), by how much the step that takes the
 checkpoint is longer than a step without one (`stall`: median and worst), the same summed over all steps while it is
-written (`lost`), and the time until it is complete. On a machine with other work only `waited` means anything.
+written (`lost`), and the time until it is complete. A step without one is the mean of the step before and of the one
+after, so that a machine which becomes slower in the course of the measurement is not taken for a cost. `lost share` is
+`lost` as a share of such a step, with the second least and the second greatest beside it: with eight checkpoints the
+median lies between those with 93 % confidence. `cpu` is what the process computed more than in as many steps without a
+checkpoint: on one processor that nobody else uses, it is what is lost. On a machine with other work only `waited` and
+`cpu` mean anything.
 """
 
 import argparse
@@ -226,9 +232,9 @@ MECHANISMS: dict[str, type[InTheLoop] | type[Product] | type[Dcp]] = {
 }
 
 
-def measure(training: Training, mechanism: Mechanism, num_checkpoints: int, quiet_seconds: float) -> dict[str, Any]:
-    """Take some checkpoints, each after a step without one, and return what they cost, in milliseconds."""
-    stalls, losses, durations, waits = [], [], [], []
+def measure(training: Training, mechanism: Mechanism, num_checkpoints: int) -> dict[str, Any]:
+    """Take some checkpoints, each between two steps without one, and return what they cost, in milliseconds."""
+    stalls, losses, shares, durations, waits, computed = [], [], [], [], [], []
     waited = 0.0
 
     def before_change() -> None:
@@ -237,10 +243,14 @@ def measure(training: Training, mechanism: Mechanism, num_checkpoints: int, quie
         mechanism.before_change()
         waited += time.monotonic() - asked
 
+    def quiet_step() -> tuple[float, float]:
+        cpu = time.process_time()
+        return training.step(before_change), time.process_time() - cpu
+
     # The first allocates what the others use again; it is told apart.
+    before = quiet_step()
     for number in range(1, num_checkpoints + 2):
-        training.step(before_change)
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         mechanism.take(number)
         waited = taken = time.monotonic() - started
         steps = [taken + training.step(before_change)]
@@ -248,8 +258,14 @@ def measure(training: Training, mechanism: Mechanism, num_checkpoints: int, quie
         while not mechanism.is_complete():
             steps.append(training.step(before_change))
         durations.append(time.monotonic() - started)
+        cpu = time.process_time() - cpu
+        after = quiet_step()
+        quiet_seconds, quiet_cpu = (statistics.mean(pair) for pair in zip(before, after, strict=True))
+        before = after
+        computed.append(cpu - len(steps) * quiet_cpu)
         stalls.append(steps[0] - quiet_seconds)
         losses.append(sum(steps) - len(steps) * quiet_seconds)
+        shares.append(losses[-1] / quiet_seconds)
 
     def in_ms(seconds: float) -> int:
         return round(seconds * 1000)
@@ -260,6 +276,9 @@ def measure(training: Training, mechanism: Mechanism, num_checkpoints: int, quie
         "stall": in_ms(statistics.median(stalls[1:])),
         "worst stall": in_ms(max(stalls[1:])),
         "lost": in_ms(statistics.median(losses[1:])),
+        "cpu": in_ms(statistics.median(computed[1:])),
+        "lost share": round(statistics.median(shares[1:]), 4),
+        "second least and greatest": [round(share, 4) for share in (sorted(shares[1:])[1], sorted(shares[1:])[-2])],
         "complete after": in_ms(statistics.median(durations[1:])),
     }
 
@@ -274,6 +293,8 @@ def main() -> int:
         {"model_type": "llama", "max_position_embeddings": 8192, "rms_norm_eps": 1e-5} | SHAPES[arguments.shape]
     )
     lora = Lora(rank=arguments.rank)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     training = Training(shape, lora, device, arguments.step_seconds)
     quiet = [training.step(lambda: None) for _ in range(arguments.quiet_steps)]
     machine = {
@@ -285,12 +306,11 @@ def main() -> int:
         "step_spread_ms": round((max(quiet) - min(quiet)) * 1000),
     }
     print(json.dumps(machine), flush=True)
-    for name, make in MECHANISMS.items():
+    for name in arguments.mechanisms:
+        make = MECHANISMS[name]
         arguments.directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-            costs = measure(
-                training, make(training, shape, Path(directory)), arguments.checkpoints, statistics.median(quiet)
-            )
+            costs = measure(training, make(training, shape, Path(directory)), arguments.checkpoints)
         print(json.dumps({"mechanism": name} | costs), flush=True)
     return 0
 
@@ -302,7 +322,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--directory", type=Path, required=True, help="on the disk that is to hold the checkpoints")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--step-seconds", type=float, default=2.0)
-    parser.add_argument("--checkpoints", type=int, default=5, help="for each mechanism")
+    parser.add_argument("--threads", type=int, help="of the matrix products, where the device is the CPU")
+    parser.add_argument("--mechanisms", nargs="+", choices=sorted(MECHANISMS), default=list(MECHANISMS))
+    parser.add_argument("--checkpoints", type=int, default=5, help="for each mechanism, three at least")
     parser.add_argument("--quiet-steps", type=int, default=10)
     return parser
 

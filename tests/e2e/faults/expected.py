@@ -1,0 +1,30 @@
+"""What holds for every disturbed job, whatever was done to it."""
+
+from tests.e2e.faults.matrix import Matrix
+from tests.e2e.faults.outcome import Outcome
+from tests.e2e.faults.tiny import TOTAL_STEPS
+
+KEPT_CLAIM = {"persistentvolumeclaims": 1}
+
+
+def assert_as_undisturbed(outcome: Outcome, matrix: Matrix) -> None:
+    """The job has the adapter that it would have had, bit for bit; each step counts once."""
+    assert outcome.job.phase == "Succeeded", outcome.job.body
+    undisturbed = matrix.undisturbed(outcome.fault.backend)
+    assert outcome.adapter.startswith("sha256:")
+    assert outcome.adapter == undisturbed.adapter
+    assert [step.number for step in outcome.steps] == list(range(1, TOTAL_STEPS + 1))
+    assert_one_gang_and_nothing_left(outcome)
+
+
+def assert_one_gang_and_nothing_left(outcome: Outcome) -> None:
+    """At no time pods of two attempts ran, and what is left of the deleted job is the claim that it was to keep."""
+    assert outcome.overlaps == []
+    assert outcome.attempts_seen <= {attempt["number"] for attempt in outcome.attempts}
+    assert outcome.attempts_seen, "the watch has seen no gang at all"
+    assert outcome.left in (KEPT_CLAIM, {})
+
+
+def words_of(outcome: Outcome) -> str:
+    """Return what was said of all attempts."""
+    return " ".join(attempt.get("message", "") for attempt in outcome.attempts)

@@ -1,0 +1,72 @@
+"""The processes of a pod, as the machine sees them on which the embedded cluster runs."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.kubectl import Manifest
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of a container."""
+
+    pid: int
+    command: str
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def die_first(self) -> None:
+        """Let the kernel choose this process when the memory of its group is used up."""
+        Path(f"/proc/{self.pid}/oom_score_adj").write_text("1000")
+
+
+def rank_process(pod: Manifest) -> Process:
+    """Return the process of a training pod that trains: its agent has spawned it."""
+    return _only(pod, "the process that trains", lambda command: "multiprocessing.spawn import spawn_main" in command)
+
+
+def agent_process(pod: Manifest) -> Process:
+    """Return the process of a training pod that starts the others and waits for them."""
+    return _only(pod, "the agent", lambda command: command.startswith("python -m finetune_trainer train"))
+
+
+def operator_process(pod: Manifest) -> Process:
+    """Return the process of the operator's pod."""
+    return _only(pod, "the operator", lambda command: command.startswith("python -m finetune_operator"))
+
+
+def processes_of(pod: Manifest) -> list[Process]:
+    """Return all processes of a pod, its sandbox's too."""
+    mark = f"/pod{pod['metadata']['uid']}/"
+    found = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            if mark not in (directory / "cgroup").read_text():
+                continue
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it ended while we looked
+            continue
+        found.append(Process(int(directory.name), " ".join(word.decode(errors="replace") for word in words).strip()))
+    return found
+
+
+def _only(pod: Manifest, what: str, is_it: Callable[[str], bool], timeout_seconds: float = 30) -> Process:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        processes = processes_of(pod)
+        found = [process for process in processes if is_it(process.command)]
+        if len(found) == 1:
+            return found[0]
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} was not found in {pod['metadata']['name']}, where there are: {processes}")
+        time.sleep(0.2)

@@ -1,0 +1,109 @@
+"""A process of a gang dies, is starved of memory, or stands still."""
+
+import pytest
+
+from tests.e2e.faults.expected import assert_as_undisturbed, assert_one_gang_and_nothing_left, words_of
+from tests.e2e.faults.fault import PYTORCH_JOB, Fault, disturbed_by
+from tests.e2e.faults.host import agent_process, rank_process
+from tests.e2e.faults.matrix import Matrix
+from tests.e2e.faults.outcome import Outcome
+from tests.e2e.faults.run import Run
+from tests.e2e.faults.tiny import GRACE_SECONDS, STEPS_A_CHECKPOINT, TOTAL_STEPS
+from tests.e2e.kubectl import Manifest, Refused
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+STALL_TIMEOUT_SECONDS = 5
+MEMORY_LIMIT_MIB = 2048
+# More than Python, and less than Python with torch.
+TOO_LITTLE_MEMORY = {"compute__resources": {"limits": {"memory": "100Mi"}}}
+
+
+def kill_rank(run: Run) -> None:
+    process = rank_process(_worker(run))
+    run.mark()
+    process.kill()
+
+
+def kill_agent(run: Run) -> None:
+    process = agent_process(_worker(run))
+    run.mark()
+    process.kill()
+
+
+def eat_memory(run: Run) -> None:
+    """Use up the memory of a container, in which the kernel then has to kill somebody."""
+    pod = _worker(run)
+    rank_process(pod).die_first()
+    run.mark()
+    eat = ["python", "-c", f"bytearray({MEMORY_LIMIT_MIB} << 20)"]
+    try:
+        run.kubectl.run("exec", pod["metadata"]["name"], "--", *eat)
+    except Refused:  # it is killed as well, with its container at the latest
+        return
+    raise AssertionError("nobody was killed although the memory was used up")
+
+
+def freeze_rank(run: Run) -> None:
+    """Freeze a process, and let the operator be patient again as soon as it has noticed."""
+    process = rank_process(_worker(run))
+    process.freeze()
+    run.mark()
+    run.change({"runPolicy": {"stallTimeoutSeconds": STALL_TIMEOUT_SECONDS}})
+    run.wait_for_end_of_attempt(1)
+    run.change({"runPolicy": {"stallTimeoutSeconds": 1800}})
+
+
+def _worker(run: Run) -> Manifest:
+    run.wait_for_checkpoint(STEPS_A_CHECKPOINT)
+    return run.training_pods()[1]
+
+
+@disturbed_by(
+    Fault("rank-killed", "`kill -9` of a rank", kill_rank),
+    Fault("rank-killed-pytorch", "`kill -9` of a rank", kill_rank, PYTORCH_JOB),
+    Fault("agent-killed", "`kill -9` of an agent", kill_agent),
+)
+def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(outcome: Outcome, matrix: Matrix) -> None:
+    assert_as_undisturbed(outcome, matrix)
+    assert outcome.reasons == ["Killed", "Succeeded"]
+    assert outcome.attempts[1]["resumedFromStep"] >= STEPS_A_CHECKPOINT
+    # One checkpoint may have been under way.
+    assert outcome.steps_lost < 2 * STEPS_A_CHECKPOINT
+
+
+@disturbed_by(
+    Fault(
+        "memory-eaten",
+        f"host memory used up ({MEMORY_LIMIT_MIB} MiB)",
+        eat_memory,
+        spec={"compute__resources": {"limits": {"memory": f"{MEMORY_LIMIT_MIB}Mi"}}},
+    )
+)
+def test_a_pod_whose_memory_ran_out_once_goes_on_from_its_last_checkpoint(outcome: Outcome, matrix: Matrix) -> None:
+    assert_as_undisturbed(outcome, matrix)
+    assert outcome.reasons == ["OOMKilled", "Succeeded"]
+
+
+@disturbed_by(
+    Fault(
+        "memory-too-small",
+        "memory limit too small for the trainer",
+        spec=TOO_LITTLE_MEMORY | {"runPolicy": {"maxRestarts": 1, "terminationGracePeriodSeconds": GRACE_SECONDS}},
+    )
+)
+def test_a_pod_whose_memory_never_suffices_fails_and_says_what_to_raise(outcome: Outcome) -> None:
+    assert_one_gang_and_nothing_left(outcome)
+    assert outcome.job.phase == "Failed"
+    assert outcome.reasons == ["OOMKilled", "OOMKilled"]
+    message = outcome.job.condition("Failed")["message"]
+    assert "spec.compute.resources" in message
+    assert "spec.runPolicy.maxRestarts" in message
+
+
+@disturbed_by(Fault("rank-frozen", "a rank frozen with SIGSTOP", freeze_rank))
+def test_a_gang_that_hangs_is_taken_down_and_goes_on_from_its_last_checkpoint(outcome: Outcome, matrix: Matrix) -> None:
+    assert_as_undisturbed(outcome, matrix)
+    assert outcome.reasons == ["Stalled", "Succeeded"]
+    assert "No step since" in words_of(outcome)
+    assert f"{TOTAL_STEPS} steps are done" not in words_of(outcome)
