@@ -1,5 +1,7 @@
 """A process of a gang dies, is starved of memory, or stands still."""
 
+from typing import Any
+
 import pytest
 
 from tests.e2e.faults.expected import assert_as_undisturbed, assert_one_gang_and_nothing_left, words_of
@@ -8,7 +10,7 @@ from tests.e2e.faults.host import agent_process, rank_process
 from tests.e2e.faults.matrix import Matrix
 from tests.e2e.faults.outcome import Outcome
 from tests.e2e.faults.run import Run
-from tests.e2e.faults.tiny import GRACE_SECONDS, STEPS_A_CHECKPOINT, TOTAL_STEPS
+from tests.e2e.faults.tiny import GRACE_SECONDS, RESOURCES, STEPS_A_CHECKPOINT, TOTAL_STEPS
 from tests.e2e.kubectl import Manifest, Refused
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -16,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 STALL_TIMEOUT_SECONDS = 5
 MEMORY_LIMIT_MIB = 2048
 # More than Python, and less than Python with torch.
-TOO_LITTLE_MEMORY = {"compute__resources": {"limits": {"memory": "100Mi"}}}
+TOO_LITTLE_MEMORY_MIB = 100
 
 
 def kill_rank(run: Run) -> None:
@@ -54,6 +56,10 @@ def freeze_rank(run: Run) -> None:
     run.change({"runPolicy": {"stallTimeoutSeconds": 1800}})
 
 
+def limited_to(memory_mib: int) -> dict[str, Any]:
+    return {"compute__resources": RESOURCES | {"limits": RESOURCES["limits"] | {"memory": f"{memory_mib}Mi"}}}
+
+
 def _worker(run: Run) -> Manifest:
     run.wait_for_checkpoint(STEPS_A_CHECKPOINT)
     return run.training_pods()[1]
@@ -77,7 +83,7 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(outcome: Out
         "memory-eaten",
         f"host memory used up ({MEMORY_LIMIT_MIB} MiB)",
         eat_memory,
-        spec={"compute__resources": {"limits": {"memory": f"{MEMORY_LIMIT_MIB}Mi"}}},
+        spec=limited_to(MEMORY_LIMIT_MIB),
     )
 )
 def test_a_pod_whose_memory_ran_out_once_goes_on_from_its_last_checkpoint(outcome: Outcome, matrix: Matrix) -> None:
@@ -89,7 +95,8 @@ def test_a_pod_whose_memory_ran_out_once_goes_on_from_its_last_checkpoint(outcom
     Fault(
         "memory-too-small",
         "memory limit too small for the trainer",
-        spec=TOO_LITTLE_MEMORY | {"runPolicy": {"maxRestarts": 1, "terminationGracePeriodSeconds": GRACE_SECONDS}},
+        spec=limited_to(TOO_LITTLE_MEMORY_MIB)
+        | {"runPolicy": {"maxRestarts": 1, "terminationGracePeriodSeconds": GRACE_SECONDS}},
     )
 )
 def test_a_pod_whose_memory_never_suffices_fails_and_says_what_to_raise(outcome: Outcome) -> None:
