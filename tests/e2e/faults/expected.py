@@ -23,8 +23,3 @@ def assert_one_gang_and_nothing_left(outcome: Outcome) -> None:
     assert outcome.attempts_seen <= {attempt["number"] for attempt in outcome.attempts}
     assert outcome.attempts_seen, "the watch has seen no gang at all"
     assert outcome.left in (KEPT_CLAIM, {})
-
-
-def words_of(outcome: Outcome) -> str:
-    """Return what was said of all attempts."""
-    return " ".join(attempt.get("message", "") for attempt in outcome.attempts)

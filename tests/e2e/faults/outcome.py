@@ -101,6 +101,8 @@ class Outcome:
 
 
 def read_steps(metrics: Path) -> list[Step]:
-    """Read the steps of a run that has ended."""
+    """Read the steps of a run that has ended; there are none where it never came to train."""
+    if not metrics.exists():
+        return []
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     return [Step(line["step"], line["timestamp_seconds"]) for line in lines]
