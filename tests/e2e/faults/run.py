@@ -17,7 +17,7 @@ from tests.e2e.faults.watch import Watch
 from tests.e2e.kubectl import JobView, Kubectl, Manifest, fresh_namespace
 
 # Generous: a cold machine with other work has to be able to keep to it.
-WAIT_SECONDS = 300.0
+WAIT_SECONDS = 600.0
 LOOK_SECONDS = 0.05
 COUNTED = ("jobs", "pytorchjobs", "pods", "services", "configmaps", "persistentvolumeclaims", "finetunejobs")
 
