@@ -234,7 +234,8 @@ MECHANISMS: dict[str, type[InTheLoop] | type[Product] | type[Dcp]] = {
 
 def measure(training: Training, mechanism: Mechanism, num_checkpoints: int) -> dict[str, Any]:
     """Take some checkpoints, each between two steps without one, and return what they cost, in milliseconds."""
-    stalls, losses, shares, durations, waits, computed = [], [], [], [], [], []
+    stalls, losses, shares, durations, waits = [], [], [], [], []
+    computed, cpu_of_steps = [], []
     waited = 0.0
 
     def before_change() -> None:
@@ -263,6 +264,7 @@ def measure(training: Training, mechanism: Mechanism, num_checkpoints: int) -> d
         quiet_seconds, quiet_cpu = (statistics.mean(pair) for pair in zip(before, after, strict=True))
         before = after
         computed.append(cpu - len(steps) * quiet_cpu)
+        cpu_of_steps.append(quiet_cpu)
         stalls.append(steps[0] - quiet_seconds)
         losses.append(sum(steps) - len(steps) * quiet_seconds)
         shares.append(losses[-1] / quiet_seconds)
@@ -277,6 +279,7 @@ def measure(training: Training, mechanism: Mechanism, num_checkpoints: int) -> d
         "worst stall": in_ms(max(stalls[1:])),
         "lost": in_ms(statistics.median(losses[1:])),
         "cpu": in_ms(statistics.median(computed[1:])),
+        "cpu of a step": in_ms(statistics.median(cpu_of_steps[1:])),
         "lost share": round(statistics.median(shares[1:]), 4),
         "second least and greatest": [round(share, 4) for share in (sorted(shares[1:])[1], sorted(shares[1:])[-2])],
         "complete after": in_ms(statistics.median(durations[1:])),
