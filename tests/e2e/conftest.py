@@ -39,7 +39,7 @@ def chart_values(hub_endpoint: str) -> dict[str, str]:
         "trainer.prepare.memory": "512Mi",
         "progressIntervalSeconds": "2",
         # A minute each by default, which is longer than a test should wait for a lost node.
-        "trainer.unreachableNodeSeconds": "5",
+        "trainer.unreachableNodeSeconds": "15",
         "trainer.forceDeleteSeconds": "5",
     }
 

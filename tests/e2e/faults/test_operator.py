@@ -15,13 +15,13 @@ from tests.e2e.faults.matrix import Matrix
 from tests.e2e.faults.run import running
 from tests.e2e.faults.tiny import STEPS_A_CHECKPOINT
 from tests.e2e.faults.watch import Watch
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import Kubectl, Manifest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 SEED = 20261127
 NUM_KILLS = 10
-LONGEST_LIFE_SECONDS = 3.0
+LONGEST_LIFE_SECONDS = 2.0
 OPERATOR = "app.kubernetes.io/name=finetune-operator"
 
 # Exporting is a stage of its own, after the training, and changes nothing in the adapter.
@@ -43,11 +43,15 @@ def test_an_operator_that_is_killed_ten_times_brings_a_job_to_its_end_all_the_sa
             kill_operator(operator)
             time.sleep(chance.uniform(0, LONGEST_LIFE_SECONDS))
         outcome = run.finish()
+    print("killed in the phases", phases)
     outcome.keep()
     assert_as_undisturbed(outcome, alone)
     assert outcome.reasons == ["Succeeded"]
     assert outcome.job.status["result"]["export"]
-    assert len({*phases} & {"", "Pending", "Preparing", "Starting", "Running", "Evaluating"}) >= 3, phases
+    # On a quick machine the job may be done before the last of them.
+    struck = [phase for phase in phases if phase != "Succeeded"]
+    assert len(struck) >= NUM_KILLS // 2, phases
+    assert len(set(struck)) >= 3, phases
 
 
 def kill_operator(operator: Kubectl) -> None:
@@ -58,7 +62,19 @@ def kill_operator(operator: Kubectl) -> None:
     (pod,) = operator.items("pods", OPERATOR)
     operator_process(pod).kill()
     operator.run("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
-    operator.run("rollout", "status", "deployment/finetune-operator", "--timeout=120s", timeout_seconds=150)
+    operator.wait_until("another operator is ready", lambda: _is_replaced(operator, pod), timeout_seconds=120)
+
+
+def _is_replaced(operator: Kubectl, former: Manifest) -> bool:
+    pods = operator.items("pods", OPERATOR)
+    return [pod["metadata"]["uid"] != former["metadata"]["uid"] and _is_ready(pod) for pod in pods] == [True]
+
+
+def _is_ready(pod: Manifest) -> bool:
+    return any(
+        (condition["type"], condition["status"]) == ("Ready", "True")
+        for condition in pod.get("status", {}).get("conditions", [])
+    )
 
 
 def test_an_operator_that_is_upgraded_in_the_middle_of_a_run_changes_nothing_in_the_run(
