@@ -29,25 +29,17 @@ def hub_endpoint() -> str:
 
 
 @pytest.fixture(scope="session")
-def chart_values(hub_endpoint: str) -> dict[str, str]:
-    """What the chart is told about this cluster."""
-    return {
+def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
+    """The chart, installed as a person installs it; kubectl in the operator's namespace."""
+    values = {
         "image": OPERATOR.reference(),
         "trainer.image": TRAINER.reference(),
         "trainer.hubEndpoint": hub_endpoint,
         "trainer.prepare.cpu": "100m",
         "trainer.prepare.memory": "512Mi",
         "progressIntervalSeconds": "2",
-        # A minute each by default, which is longer than a test should wait for a lost node.
-        "trainer.unreachableNodeSeconds": "15",
-        "trainer.forceDeleteSeconds": "5",
     }
-
-
-@pytest.fixture(scope="session")
-def operator(cluster: Kubectl, chart_values: dict[str, str]) -> Kubectl:
-    """The chart, installed as a person installs it; kubectl in the operator's namespace."""
-    install_chart(layout.binary("helm"), cluster.kubeconfig, chart_values)
+    install_chart(layout.binary("helm"), cluster.kubeconfig, values)
     return cluster.within("finetune-system")
 
 

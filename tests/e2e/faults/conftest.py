@@ -35,10 +35,3 @@ def outcome(request: pytest.FixtureRequest, matrix: Matrix) -> Outcome:
     outcome = matrix.outcome(request.param)
     outcome.keep()
     return outcome
-
-
-@pytest.fixture
-def alone(matrix: Matrix) -> Matrix:
-    """Nothing else is under way: the whole cluster may be disturbed."""
-    matrix.wait()
-    return matrix

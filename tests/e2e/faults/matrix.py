@@ -1,7 +1,7 @@
 """Strikes the faults of a session side by side, a few at a time, as most of their time is waiting."""
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +12,7 @@ from tests.e2e.faults.watch import Watch
 from tests.e2e.kubectl import Kubectl
 
 # Two cores compute one gang of two pods. The others wait meanwhile: for a delay, a timeout, the end of their pods.
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 4
 
 
 class Matrix:
@@ -39,10 +39,6 @@ class Matrix:
     def undisturbed(self, backend: str) -> Outcome:
         """Return the outcome of the job to which nothing happens, which is run once for each back-end."""
         return self.outcome(UNDISTURBED[backend])
-
-    def wait(self) -> None:
-        """Wait until nothing is under way, so that the whole cluster can be disturbed."""
-        wait(self._outcomes.values())
 
     def __enter__(self) -> Self:
         return self
