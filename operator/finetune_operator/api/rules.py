@@ -188,7 +188,8 @@ _FIXED_FIELDS = [
     field.alias for field in FineTuneJobSpec.model_fields.values() if field.alias and field.alias not in MUTABLE_FIELDS
 ]
 IMMUTABLE_RULE = Rule(
-    "!has(oldSelf.status) || !has(oldSelf.status.conditions) || "
+    # Every write of a status asks this, so what is nearly always so, and soon known, comes first.
+    "self.spec == oldSelf.spec || !has(oldSelf.status) || !has(oldSelf.status.conditions) || "
     "!oldSelf.status.conditions.exists(condition, condition.type == 'Accepted' && condition.status == 'True') || "
     f"({' && '.join(_unchanged(field) for field in _FIXED_FIELDS)})",
     "cannot be changed after the job was accepted, except for suspend and runPolicy; delete the job and apply it anew, "
