@@ -55,6 +55,7 @@ class Connection:
             connector=connector,
             headers={"Accept": "application/json", "User-Agent": names.OPERATOR},
             proxy=configuration.proxy,
+            cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_LONGEST_LINE_BYTES,
         )
 

@@ -257,9 +257,11 @@ def _registry(operator: Operator) -> kopf.OperatorRegistry:
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def see(event: Any, **_: Any) -> None:
-        body = event["object"]
-        key = operator.store.forget(body) if event["type"] == "DELETED" else operator.store.see(body)
-        if key is not None:
+        body, is_gone = event["object"], event["type"] == "DELETED"
+        is_news = is_gone or not operator.store.knows(body)
+        # NB: what is no news is seen all the same: a job is deleted in the very version that is known of it.
+        key = operator.store.forget(body) if is_gone else operator.store.see(body)
+        if key is not None and is_news:
             operator.queue.add(key)
 
     return registry

@@ -1,7 +1,8 @@
 """What was last seen of every FineTuneJob and of its children: the operator's knowledge, in memory.
 
-Watches and the operator's own writes fill it. It holds raw objects and decides nothing; an older version of an object
-never replaces a newer one, so that a late watch event cannot undo what the operator has just written.
+Watches and the operator's own writes fill it. It holds objects as the API server sends them, without what nobody here
+reads, and decides nothing; an older version of an object never replaces a newer one, so that a late watch event cannot
+undo what the operator has just written.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,19 @@ from typing import Any, NamedTuple
 from finetune_operator import names
 
 Body = Mapping[str, Any]
+
+# What nobody here reads is most of an object, and changes more often than what is read.
+_UNREAD_METADATA = frozenset({"managedFields", "finalizers"})
+_READ_SPEC: Mapping[str, frozenset[str]] = {
+    "ConfigMap": frozenset(),
+    "Service": frozenset(),
+    "Job": frozenset({"completions", "suspend"}),
+    "Pod": frozenset({"nodeName", "containers"}),
+}
+_READ_STATUS: Mapping[str, frozenset[str]] = {
+    "Job": frozenset({"startTime", "conditions"}),
+    "PyTorchJob": frozenset({"startTime", "conditions"}),
+}
 
 
 class JobKey(NamedTuple):
@@ -79,14 +93,14 @@ class Store:
         objects = self._objects.setdefault(key, {})
         known = objects.get(object_key(body))
         if known is None or not _is_older(body, known):
-            objects[object_key(body)] = _without_managed_fields(body)
+            objects[object_key(body)] = _as_kept(body)
         return key
 
     def knows(self, body: Body) -> bool:
-        """Whether this version of an object was seen already, or a later one: what the operator writes comes back."""
+        """Whether an object tells nothing new: our writes come back, and others write what nobody here reads."""
         key = job_key(body)
         known = self.find(key, object_key(body)) if key is not None else None
-        return known is not None and (_version(known) == _version(body) or _is_older(body, known))
+        return known is not None and (_is_older(body, known) or _is_alike(body, known))
 
     def forget(self, body: Body, key: JobKey | None = None) -> JobKey | None:
         """Forget a deleted object and return which job it belonged to; a newer one of its name is kept.
@@ -148,11 +162,22 @@ def _is_older(body: Body, known: Body) -> bool:
     return bool(seen["uid"] == last["uid"] and int(seen["resourceVersion"]) < int(last["resourceVersion"]))
 
 
-def _version(body: Body) -> tuple[str, str]:
-    return body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+def _is_alike(body: Body, known: Body) -> bool:
+    """Whether two versions of an object, of which the second was kept, differ in nothing that is kept."""
+    kept = _as_kept(body)
+    return {**kept, "metadata": {**kept["metadata"], "resourceVersion": _version(known)}} == known
 
 
-def _without_managed_fields(body: Body) -> Body:
-    """Return the object without the fields' managers, which nobody here reads and which are half of its size."""
-    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    return {**body, "metadata": metadata}
+def _version(body: Body) -> str:
+    return str(body["metadata"]["resourceVersion"])
+
+
+def _as_kept(body: Body) -> Body:
+    """Return what is read of an object."""
+    kind, kept = body.get("kind", ""), dict(body)
+    kept["metadata"] = {name: value for name, value in body["metadata"].items() if name not in _UNREAD_METADATA}
+    for part, read in (("spec", _READ_SPEC.get(kind)), ("status", _READ_STATUS.get(kind))):
+        if read is not None and part in kept:
+            kept[part] = {name: value for name, value in kept[part].items() if name in read}
+    kept.pop("data", None)  # of a ConfigMap: the job as its pods read it
+    return kept

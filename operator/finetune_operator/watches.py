@@ -113,7 +113,7 @@ class Watches:
                 await asyncio.sleep(delay_seconds)
 
     def _see(self, kind: str, body: Body) -> None:
-        # Most of what is heard of new children is what we have just made: the job has been looked at.
+        # Most of what is heard is what we have just made, or what controllers note for themselves.
         if kind == "BOOKMARK" or (kind != "DELETED" and self._store.knows(body)):
             return
         key = self._store.forget(body) if kind == "DELETED" else self._store.see(body)

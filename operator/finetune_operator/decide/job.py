@@ -49,7 +49,9 @@ def decide(plan: Plan, observed: Observed, now: datetime, timing: Timing, heard:
     if not tell.is_finished(told):
         status = accounted(told, decision.status, now, plan.num_gpus)
         status = charged(told, status, prices_of(plan, observed.nodes), now)
-        decision = replace(decision, status=status).waking_at(spent_time(look, status), now)
+        # What follows the end is decided on the end as it was told, and nothing else may wake the job for that.
+        wakes_at = now if tell.is_finished(status) else spent_time(look, status)
+        decision = replace(decision, status=status).waking_at(wakes_at, now)
     return replace(decision, force=children.abandoned_pods(look))
 
 

@@ -87,6 +87,25 @@ def test_who_manages_which_field_is_not_kept() -> None:
     assert "managedFields" in body["metadata"]
 
 
+def test_of_a_pod_its_node_and_what_it_asks_for_are_kept_and_no_other_part_of_its_spec() -> None:
+    store = Store()
+    containers = [{"name": "trainer", "resources": {"limits": {"nvidia.com/gpu": "8"}}}]
+    store.see(_pod("p") | {"spec": {"nodeName": "n1", "containers": containers, "volumes": [{"name": "job"}]}})
+    (pod,) = store.children(CALLS)
+    assert pod["spec"] == {"nodeName": "n1", "containers": containers}
+
+
+def test_an_object_tells_something_new_only_if_it_differs_in_what_is_read() -> None:
+    store = Store()
+    assert not store.knows(_pod("p", version=5))
+    store.see(_pod("p", version=5))
+    assert store.knows(_pod("p", version=5))
+    assert store.knows(_pod("p", version=4))
+    assert store.knows(_pod("p", version=6))
+    assert not store.knows(_pod("p", version=6) | {"status": {"phase": "Running"}})
+    assert not store.knows(_pod("p", version=6, uid="another"))
+
+
 def test_a_list_removes_what_is_gone_and_keeps_what_was_seen_since_it_was_asked_for() -> None:
     store = Store()
     store.see(_pod("gone"))

@@ -244,6 +244,15 @@ def test_a_time_to_live_that_is_given_later_counts() -> None:
     assert world.deleted
 
 
+def test_a_job_that_has_just_ended_is_looked_at_once_more_with_no_event_to_wake_it() -> None:
+    world = _world(activeDeadlineSeconds=3600, ttlSecondsAfterFinished=60).until_running()
+    world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
+    world.finish_jobs(TRAIN, "Complete")
+    assert world.step().wake_after_seconds == 0
+    assert world.status.phase == "Succeeded"
+    assert world.step().wake_after_seconds == 60
+
+
 def test_nothing_of_a_finished_job_changes_while_its_children_go() -> None:
     world = _finished(ttlSecondsAfterFinished=0)
     before = world.status

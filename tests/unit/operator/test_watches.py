@@ -31,6 +31,7 @@ def job(version: int, uid: str = "uid-1") -> dict[str, Any]:
             "resourceVersion": str(version),
             "labels": {"finetune.dev/job": "calls"},
         },
+        "status": {"conditions": [{"type": f"Told{version}", "status": "True"}]},
     }
 
 
@@ -131,6 +132,14 @@ async def test_what_the_operator_has_just_written_wakes_nobody_when_it_comes_bac
     assert woken == [CALLS]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_a_controller_notes_for_itself_wakes_nobody() -> None:
+    noted = job(8) | {"metadata": job(9)["metadata"] | {"finalizers": ["batch.kubernetes.io/job-tracking"]}}
+    noted["status"] = noted["status"] | {"active": 2, "uncountedTerminatedPods": {}}
+    cluster = SomeCluster([Listing([job(8)], "7")], [[("MODIFIED", noted), ("MODIFIED", job(10))]])
+    _, woken = await following(cluster, lambda store: version_of(store) == "10")
+    assert woken == [CALLS, CALLS]
 
 
 async def test_a_deleted_object_is_forgotten() -> None:
