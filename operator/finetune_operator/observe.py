@@ -170,7 +170,8 @@ def access_modes(children: Sequence[Body]) -> dict[str, Sequence[Any]]:
 
 
 def _child(body: Body, job_uid: str) -> Child:
-    return see_child(body, ours=belongs_to(body, job_uid), former=_was_owned_by_another_job(body, job_uid))
+    ours = belongs_to(body, job_uid)
+    return see_child(body, ours=ours, former=not ours and _was_owned_by_another_job(body, job_uid))
 
 
 def _was_owned_by_another_job(body: Body, job_uid: str) -> bool:

@@ -5,6 +5,7 @@ Pure: the same job, settings and access modes always give the same plan.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from finetune_operator import names
@@ -16,6 +17,7 @@ from finetune_operator.names import RoleName
 from finetune_operator.pricing import Pricing
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import paths
+from finetune_trainer.contract.job import write_job
 from finetune_trainer.contract.spec import Device
 
 # Access modes by the name of a claim. One that was not seen yet is missing, or None.
@@ -96,6 +98,11 @@ class Plan:
     def namespace(self) -> str:
         """The job's namespace."""
         return self.job.metadata.namespace
+
+    @cached_property
+    def job_file(self) -> str:
+        """The job as its pods read it."""
+        return write_job(self.job.trainer_job())
 
     @property
     def model(self) -> str:

@@ -23,7 +23,8 @@ from finetune_operator.events import events_between
 from finetune_operator.metrics import Metrics
 from finetune_operator.names import ConditionReason
 from finetune_operator.observe import Observed
-from finetune_operator.plan import Plan, make_plan
+from finetune_operator.plan import Plan
+from finetune_operator.plans import Plans
 from finetune_operator.progress import Heard
 from finetune_operator.settings import Settings
 from finetune_operator.status import Moment, answer, is_finished
@@ -40,7 +41,8 @@ _QUESTIONS_PER_SECOND = 4.0
 class Reconciler:
     """Brings jobs one step further, one job at a time for each call.
 
-    The only thing that it remembers is when rank 0 was last asked; to forget it costs one question.
+    It remembers when rank 0 was last asked, and the plan of a job that has not changed since; to forget that costs a
+    question, or a little time.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Reconciler:
         self._metrics = metrics
         self._clock = clock
         self._has_kind = has_kind
+        self._plans = Plans(settings)
         self._asked: dict[JobKey, datetime] = {}
 
     async def reconcile(self, key: JobKey) -> float | None:
@@ -81,6 +84,7 @@ class Reconciler:
         if body is None or body["metadata"].get("deletionTimestamp"):
             # What belonged to the job goes by its owner references.
             self._asked.pop(key, None)
+            self._plans.forget(key)
             return None
         with self._metrics.reconcile_seconds.time():
             decision = await self._decide(key, body)
@@ -89,17 +93,19 @@ class Reconciler:
                 decision = await self._decide(key, body, obstacle)
             if await self._tell(key, body, decision.status):
                 await self._remove(key, body, decision)
+        if is_finished(decision.status):
+            self._plans.forget(key)
         return decision.wake_after_seconds
 
     async def _decide(self, key: JobKey, body: Body, obstacle: Trouble | None = None) -> Decision:
         moment = Moment(self._clock(), body["metadata"].get("generation", 1))
         try:
-            job = FineTuneJob.parse(body)
+            job = self._plans.job(key, body)
             if not is_finished(job.status):
                 await self._see_claims_of_others(key, job)
-            plan = make_plan(job, self._settings, observe.access_modes(self._store.children(key)))
+            plan = self._plans.plan(key, body, observe.access_modes(self._store.children(key)))
         except InvalidJob as error:
-            status = FineTuneJobStatus.model_validate(body.get("status") or {})
+            status = self._plans.status(key, body)
             if answer(status, ConditionType.ACCEPTED) is ConditionStatus.TRUE and not is_finished(status):
                 # An older operator accepted it, and it may be training: that is no reason to give it up.
                 raise
@@ -216,7 +222,7 @@ class Reconciler:
 
     async def _tell(self, key: JobKey, body: Body, status: FineTuneJobStatus) -> bool:
         """Write the status and post the Events of what changed, nothing when nothing did; return whether it is told."""
-        before = FineTuneJobStatus.model_validate(body.get("status") or {})
+        before = self._plans.status(key, body)
         if status == before:
             return True
         written = await self._cluster.write_status(key, body["metadata"]["uid"], status_document(status))

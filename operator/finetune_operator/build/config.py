@@ -4,7 +4,6 @@ from finetune_operator import names
 from finetune_operator.build.manifest import Manifest, metadata, with_digest
 from finetune_operator.plan import Plan
 from finetune_trainer.contract import paths
-from finetune_trainer.contract.job import write_job
 
 
 def build_config_map(plan: Plan) -> Manifest:
@@ -14,6 +13,6 @@ def build_config_map(plan: Plan) -> Manifest:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata(plan, names.config_map(plan.name)),
-            "data": {paths.JOB_FILE.name: write_job(plan.job.trainer_job())},
+            "data": {paths.JOB_FILE.name: plan.job_file},
         }
     )
