@@ -21,6 +21,7 @@ from finetune_operator.workloads import (
     WarningsByObject,
     age,
     is_suspended,
+    is_taken_up,
     label,
     owner_uid,
     see_child,
@@ -130,7 +131,7 @@ def questions(job_uid: str, children: Sequence[Body], now: datetime) -> tuple[Ob
         elif body["kind"] in WORKLOAD_KINDS and owner_uid(body) == job_uid:
             runs = state_of(body) is JobState.ACTIVE and not is_suspended(body)
             own_pods = sum(owner_uid(pod) == body["metadata"]["uid"] for pod in pods)
-            waits = runs and own_pods < num_pods(body) and old > _ORDINARY_START and _is_taken_up(body)
+            waits = runs and own_pods < num_pods(body) and old > _ORDINARY_START and is_taken_up(body)
         elif body["kind"] == "Pod":
             starts = body.get("status", {}).get("phase") == "Pending" and causes.why_pod_waits(body, ()) is None
             waits = starts and old > _ORDINARY_MOUNT
@@ -139,14 +140,6 @@ def questions(job_uid: str, children: Sequence[Body], now: datetime) -> tuple[Ob
         if waits:
             asked.append(object_key(body))
     return tuple(sorted(asked))
-
-
-def _is_taken_up(workload: Body) -> bool:
-    """Whether its controller has begun with it. Before that nobody can have told why its pods are missing.
-
-    NB: among a thousand new Jobs that takes half a minute, and API servers read Events from etcd, all of a namespace.
-    """
-    return workload["kind"] != "Job" or workload.get("status", {}).get("startTime") is not None
 
 
 def belongs_to(body: Body, job_uid: str) -> bool:

@@ -100,6 +100,8 @@ class JobSeen:
     """What it says of itself: it is queued, its pods are refused, or it failed and no pod tells why."""
     suspended: bool = False
     """Whether a queue (Kueue) holds it back, or has taken its place away: it has no pods, or they are leaving."""
+    taken_up: bool = True
+    """Whether its controller has begun with it."""
 
     @property
     def waits(self) -> Trouble | None:
@@ -159,6 +161,7 @@ def see_job(body: Body, child: Child, pods: Sequence[PodSeen], warnings: Warning
         pods=tuple(_with_deletion_explained(pod, seen) for pod in seen),
         own_trouble=own_trouble,
         suspended=suspended,
+        taken_up=is_taken_up(body),
     )
 
 
@@ -242,6 +245,14 @@ def _why_pods_are_missing(job: Body, warnings: Sequence[Body]) -> Trouble | None
     if back_ends.is_pytorch_job(job):
         return training_operator.why_pods_are_missing(job, warnings)
     return causes.why_job_has_no_pods(job, warnings)
+
+
+def is_taken_up(workload: Body) -> bool:
+    """Return whether its controller has begun with it. Before that nobody can have told why its pods are missing.
+
+    NB: among a thousand new Jobs that takes minutes, and API servers read Events from etcd, all of a namespace.
+    """
+    return workload["kind"] != "Job" or workload.get("status", {}).get("startTime") is not None
 
 
 def is_suspended(job: Body) -> bool:

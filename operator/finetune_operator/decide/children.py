@@ -124,9 +124,13 @@ def abandoned_pods(look: Look) -> tuple[Child, ...]:
     )
 
 
-def wake_while_waiting(status: FineTuneJobStatus, waits: Trouble | None, look: Look) -> float | None:
-    """Return when to look again at a job that waits: the longer it has waited, the later."""
-    if waits is not None and waits.reason in _WATCHED_REASONS and not look.observed.claims_pending:
+def wake_while_waiting(
+    status: FineTuneJobStatus, waits: Trouble | None, jobs: Sequence[JobSeen], look: Look
+) -> float | None:
+    """Return when to look again at a job that waits for some of its Jobs: the longer it has waited, the later."""
+    # Nobody can say yet why a Job has no pods that its controller has not begun with, and a watch tells when it begins.
+    is_told = waits.reason in _WATCHED_REASONS if waits is not None else not all(job.taken_up for job in jobs)
+    if is_told and not look.observed.claims_pending:
         return None
     changed = [datetime.fromisoformat(condition.last_transition_time) for condition in status.conditions]
     waited_seconds = (look.now - max(changed, default=look.now)).total_seconds()

@@ -63,10 +63,11 @@ def _make(stage: OnePodStage, look: Look, status: FineTuneJobStatus, job: JobSee
         return Decision(status, wake_after_seconds=LOOK_AGAIN_SECONDS)
     waits = None if job is not None and job.running else observed.claims or (job.waits if job else None)
     runs = job is not None and job.running and waits is None
+    jobs = () if job is None else (job,)
     return Decision(
         stage.tell_of_it(status, moment, waits),
         apply=children.due(stage.wanted, observed) if obstacle is None else (),
-        wake_after_seconds=None if runs else children.wake_while_waiting(status, waits, look),
+        wake_after_seconds=None if runs else children.wake_while_waiting(status, waits, jobs, look),
     )
 
 

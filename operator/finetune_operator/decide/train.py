@@ -80,7 +80,7 @@ def _keep_up(look: Look, status: FineTuneJobStatus, number: int) -> Decision:
     return Decision(
         tell.starting(status, moment, waits),
         apply,
-        wake_after_seconds=children.wake_while_waiting(status, waits, look),
+        wake_after_seconds=children.wake_while_waiting(status, waits, gang, look),
     )
 
 

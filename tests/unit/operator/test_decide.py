@@ -16,6 +16,20 @@ def _conditions(world: World) -> dict[str, tuple[str, str]]:
     return {condition.type.value: (condition.status.value, condition.reason) for condition in world.status.conditions}
 
 
+@pytest.mark.parametrize("stage", [PREPARE, TRAIN])
+def test_a_job_that_its_controller_has_not_begun_with_is_left_to_the_watch(stage: str) -> None:
+    world = World({"compute": {"nodes": 2, "device": "cpu"}})
+    world.settle()
+    world.bind_claims()
+    if stage == TRAIN:
+        world.until_prepared()
+    (job,) = world.jobs(stage)
+    begun = job.pop("status")
+    assert world.settle().wake_after_seconds is None
+    job["status"] = begun
+    assert world.settle().wake_after_seconds == 5
+
+
 def test_a_new_job_is_accepted_and_gets_its_claims_its_config_and_the_prepare_job_at_once() -> None:
     world = World(LEADER_AND_WORKER)
     decision = world.step()
