@@ -93,8 +93,8 @@ class Reconciler:
                 decision = await self._decide(key, body, obstacle)
             if await self._tell(key, body, decision.status):
                 await self._remove(key, body, decision)
-        if is_finished(decision.status):
-            self._plans.forget(key)
+        if decision.status.phase is Phase.RUNNING or is_finished(decision.status):
+            self._plans.forget(key)  # it is looked at seldom from now on, and plans take memory
         return decision.wake_after_seconds
 
     async def _decide(self, key: JobKey, body: Body, obstacle: Trouble | None = None) -> Decision:

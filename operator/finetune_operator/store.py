@@ -179,5 +179,7 @@ def _as_kept(body: Body) -> Body:
     for part, read in (("spec", _READ_SPEC.get(kind)), ("status", _READ_STATUS.get(kind))):
         if read is not None and part in kept:
             kept[part] = {name: value for name, value in kept[part].items() if name in read}
+    if kind == "Pod" and "containers" in kept.get("spec", {}):
+        kept["spec"]["containers"] = [{"resources": found.get("resources")} for found in kept["spec"]["containers"]]
     kept.pop("data", None)  # of a ConfigMap: the job as its pods read it
     return kept

@@ -92,7 +92,7 @@ def test_of_a_pod_its_node_and_what_it_asks_for_are_kept_and_no_other_part_of_it
     containers = [{"name": "trainer", "resources": {"limits": {"nvidia.com/gpu": "8"}}}]
     store.see(_pod("p") | {"spec": {"nodeName": "n1", "containers": containers, "volumes": [{"name": "job"}]}})
     (pod,) = store.children(CALLS)
-    assert pod["spec"] == {"nodeName": "n1", "containers": containers}
+    assert pod["spec"] == {"nodeName": "n1", "containers": [{"resources": {"limits": {"nvidia.com/gpu": "8"}}}]}
 
 
 def test_an_object_tells_something_new_only_if_it_differs_in_what_is_read() -> None:
