@@ -42,17 +42,22 @@ async def measure_operator(directory: Path, num_jobs: int, arguments: argparse.N
                 observer = Observer(api, subject, {**cluster.processes, subject.name: operator.process.pid})
                 async with observer.watching():
                     single = await observer.one_at_a_time(arguments.single)
+                    _tell(report.single_text(single))
                     before = requests_of(operator)
                     burst = await observer.burst(num_jobs, "burst", timeout_seconds=60 + num_jobs * _SECONDS_A_JOB)
                     requests = requests_of(operator) - before
+                    _tell(report.burst_text(subject.name, burst), report.requests_text(requests))
                     await observer.until_settled()
                     quiet = await measure_quiet(operator, arguments.quiet_seconds)
+                    _tell(report.quiet_text(quiet))
             restart = await measure_restart(cluster, directory, num_jobs + arguments.single, linger_seconds=15)
+            _tell(report.restart_text(restart))
             with running_operator(cluster.plane.operator_kubeconfig, directory, ENVIRONMENT) as operator:
                 operator.wait_until_ready()
                 observer = Observer(api, subject, {**cluster.processes, subject.name: operator.process.pid})
                 await observer.until_settled()
                 deletion = await observer.delete_all(timeout_seconds=60 + num_jobs * _SECONDS_A_JOB)
+                _tell(report.deletion_text(deletion))
     return report.OperatorFigures(single, burst, requests, quiet, restart, deletion)
 
 
@@ -65,9 +70,16 @@ async def measure_training_operator(directory: Path, num_jobs: int) -> report.Pe
             async with observer.watching():
                 timeout_seconds = 60 + num_jobs * _SECONDS_A_JOB
                 burst = await observer.burst(num_jobs, "burst", timeout_seconds)
+                _tell(report.burst_text(subject.name, burst))
                 await observer.until_settled()
                 deletion = await observer.delete_all(timeout_seconds)
+                _tell(report.deletion_text(deletion))
     return report.PeerFigures(burst, deletion)
+
+
+def _tell(*texts: str) -> None:
+    """Print figures as soon as they are there: a long run may be cut off."""
+    print(*texts, sep="\n", flush=True)
 
 
 def machine_speed_seconds() -> float:
@@ -97,7 +109,6 @@ def main() -> None:
         print(f"# {num_jobs} jobs; load {load:.1f}, a fixed piece of work takes {speed:.2f} CPU s", flush=True)
         with _run_directory(arguments.keep, f"operator-{num_jobs}") as directory:
             figures = asyncio.run(measure_operator(directory, num_jobs, arguments))
-        print(report.operator_text(figures), flush=True)
         documents.append(report.as_document(figures))
         if arguments.without_peer:
             continue
@@ -105,7 +116,6 @@ def main() -> None:
         print(f"# the peer; load {os.getloadavg()[0]:.1f}, the work takes {speed:.2f} CPU s", flush=True)
         with _run_directory(arguments.keep, f"peer-{num_jobs}") as directory:
             peer = asyncio.run(measure_training_operator(directory, num_jobs))
-        print(report.peer_text(peer), flush=True)
         documents.append(report.as_document(peer))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(documents, indent=1))

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Self
 
 import aiohttp
@@ -61,10 +62,16 @@ class ApiServer:
         return len(answer["items"] or ()) + int(answer["metadata"].get("remainingItemCount", 0))
 
     async def delete_all(self, path: str) -> None:
-        """Delete the objects of a collection, and in the background what they own."""
+        """Delete the objects of a collection, and in the background what they own.
+
+        The API server gives up on a thousand of them after a minute, and goes on where it was when it is asked again.
+        """
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        async with self._session.delete(path, json=body) as response:
-            await _answer(response)
+        while True:
+            async with self._session.delete(path, json=body) as response:
+                if response.status != HTTPStatus.GATEWAY_TIMEOUT:
+                    await _answer(response)
+                    return
 
     async def watch(self, path: str, see: Callable[[str, Body], None], *, metadata_only: bool) -> None:
         """Tell `see` of every event of a collection until cancelled.

@@ -31,41 +31,45 @@ class PeerFigures:
     deletion: Deletion
 
 
-def operator_text(figures: OperatorFigures) -> str:
-    """Return the figures of this project's operator."""
-    quiet, restart, deletion = figures.quiet, figures.restart, figures.deletion
-    return "\n".join(
-        [
-            "one at a time, idle operator:",
-            *_milestones(figures.single),
-            *burst_lines("finetune-operator", figures.burst),
-            f"its own requests: {_counts(figures.requests)}",
-            f"quiet for {quiet.seconds:.0f} s with all running: {quiet.num_writes} writes, {quiet.num_requests} "
-            f"requests, {quiet.cpu_share:.2%} of a core",
-            f"restart: ready after {restart.ready_seconds:.1f} s, settled after {restart.settled_seconds:.1f} s with "
-            f"{restart.cpu_seconds:.1f} CPU s and {restart.num_writes} writes, "
-            f"{restart.peak_memory_bytes / _MEBIBYTE:.0f} MiB",
-            _deletion_line(deletion),
-        ]
+def single_text(single: Mapping[str, Reached]) -> str:
+    """Return the figures of jobs that came one at a time."""
+    return "\n".join(["one at a time, idle operator:", *_milestones(single)])
+
+
+def requests_text(requests: Writes) -> str:
+    """Return what the operator asked of the API server in a burst."""
+    return f"its own requests: {_counts(requests)}"
+
+
+def quiet_text(quiet: Quiet) -> str:
+    """Return what the operator does while nothing changes."""
+    return (
+        f"quiet for {quiet.seconds:.0f} s with all running: {quiet.num_writes} writes, {quiet.num_requests} "
+        f"requests, {quiet.cpu_share:.2%} of a core"
     )
 
 
-def peer_text(figures: PeerFigures) -> str:
-    """Return the figures of the training-operator."""
-    return "\n".join([*burst_lines("training-operator", figures.burst), _deletion_line(figures.deletion)])
+def restart_text(restart: Restart) -> str:
+    """Return what a restart costs."""
+    return (
+        f"restart: ready after {restart.ready_seconds:.1f} s, settled after {restart.settled_seconds:.1f} s with "
+        f"{restart.cpu_seconds:.1f} CPU s and {restart.num_writes} writes, "
+        f"{restart.peak_memory_bytes / _MEBIBYTE:.0f} MiB"
+    )
 
 
-def burst_lines(name: str, burst: Burst) -> list[str]:
+def burst_text(name: str, burst: Burst) -> str:
     """Return the figures of a burst."""
     cpu_seconds = burst.cpu_seconds[name]
     others = ", ".join(f"{program} {used:.1f}" for program, used in burst.cpu_seconds.items() if program != name)
-    return [
+    lines = [
         f"{name}, {burst.num_jobs} jobs at once: created in {burst.created_seconds:.1f} s",
         *_milestones(burst.reached),
         f"  {name} {cpu_seconds:.1f} CPU s ({cpu_seconds / burst.num_jobs * 1000:.1f} ms a job), "
         f"{burst.peak_memory_bytes / _MEBIBYTE:.0f} MiB; CPU s of the others: {others}",
         f"  writes of all clients: {_counts(without_background(burst.writes))}",
     ]
+    return "\n".join(lines)
 
 
 def as_document(figures: OperatorFigures | PeerFigures) -> dict[str, Any]:
@@ -77,7 +81,8 @@ def as_document(figures: OperatorFigures | PeerFigures) -> dict[str, Any]:
     return document
 
 
-def _deletion_line(deletion: Deletion) -> str:
+def deletion_text(deletion: Deletion) -> str:
+    """Return how long it takes until all is gone."""
     return (
         f"deletion: jobs gone after {deletion.jobs_seconds:.1f} s, all they owned after {deletion.all_seconds:.1f} s, "
         f"operator {deletion.cpu_seconds:.1f} CPU s"
