@@ -1,13 +1,22 @@
 """The loss: cross-entropy over a large vocabulary without ever holding all of its logits."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from finetune_trainer.fused.frozen.weight import FrozenWeight
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.planner import LOSS_CHUNK_TOKENS
+
+
+class NarrowHead(Protocol):
+    """An output projection that is kept in a narrow format, and does its two products itself."""
+
+    def forward(self, joined: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Map hidden states [tokens, hidden_size] to logits [tokens, vocab_size]."""
+
+    def backward_frozen(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Map the gradient of logits [tokens, vocab_size] to that of the hidden states."""
 
 
 def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -26,7 +35,7 @@ def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torc
 
 
 def loss_and_gradient(
-    hidden: torch.Tensor, head: torch.Tensor | FrozenWeight, targets: torch.Tensor
+    hidden: torch.Tensor, head: torch.Tensor | NarrowHead, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss, fp32 scalar, and its gradient with respect to the hidden states, of their shape.
 
