@@ -48,6 +48,7 @@ def write_job(directory: Path, **groups: Any) -> Path:
     spec: dict[str, Any] = {
         "model": {"huggingFace": {"repository": MODEL}},
         "datasets": [{"huggingFace": {"repository": DATASET, "subset": "calls"}, "format": "hermes"}],
+        "lora": {"rank": 8, "alpha": 16},
         "training": {"maxSequenceLength": 2048, "gradientAccumulation": 1},
         "compute": {"device": "cpu"},
         "storage": {"shared": {"size": "1Gi"}},
