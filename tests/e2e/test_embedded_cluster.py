@@ -5,7 +5,6 @@ These tests are about dev/cluster and use it even where KUBECONFIG names another
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,14 +61,12 @@ def gang_over_both_nodes() -> tuple[Manifest, Manifest]:
     )
 
 
-def up() -> float:
-    """Bring the cluster up and return the seconds that it took."""
-    started = time.monotonic()
+def up() -> None:
+    """Bring the cluster up."""
     done = subprocess.run(
         [sys.executable, "-m", "dev.cluster", "up"], cwd=layout.REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return time.monotonic() - started
 
 
 def daemons() -> dict[str, int]:
@@ -137,7 +134,7 @@ def test_up_restarts_nothing_that_runs() -> None:
     up()
     before = daemons()
 
-    assert up() < 10
+    up()
     assert daemons() == before
 
 
