@@ -28,7 +28,8 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
-            words,
+            # Where the tests run in the background, Ctrl-C is ignored, and whom they start inherits that.
+            ["env", "--default-signal=INT", *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
