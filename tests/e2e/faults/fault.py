@@ -1,10 +1,13 @@
 """What is done to a job while it trains."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.e2e.kubectl import Kubectl
 
 if TYPE_CHECKING:
     from tests.e2e.faults.run import Run
@@ -26,6 +29,7 @@ class Fault:
         strike: waits for its moment, calls `Run.mark`, and does it.
         backend: what runs the gang.
         spec: fields of the job's spec that differ from the undisturbed one's, as `tiny_job` takes them.
+        surroundings: makes what the job needs in its namespace, and removes it.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Fault:
     strike: Callable[["Run"], None] = _nothing
     backend: str = JOB
     spec: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    surroundings: Callable[[Kubectl], AbstractContextManager[object]] = nullcontext
 
 
 UNDISTURBED = {

@@ -2,12 +2,24 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dev.cluster.nodes import CGROUPS
+from dev.cluster.processes import is_alive
 from tests.e2e.kubectl import Manifest
+
+_EATER = """
+import time
+eaten = []
+while True:
+    eaten.append(bytearray(16 << 20))
+    time.sleep(0.01)
+"""
 
 
 @dataclass(frozen=True)
@@ -19,6 +31,27 @@ class Process:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+    def is_alive(self) -> bool:
+        return is_alive(self.pid)
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def memory_group(self) -> Path:
+        """Return the control group whose limit of memory the process shares."""
+        groups = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
+        paths = {controllers: path.lstrip("/") for _, controllers, path in (line.split(":", 2) for line in groups)}
+        # With version 2 there is one hierarchy for all controllers, and it has no name.
+        return CGROUPS / "memory" / paths["memory"] if "memory" in paths else CGROUPS / paths[""]
+
+    def eat_memory_beside(self) -> subprocess.Popen[bytes]:
+        """Start a process of the host that uses up the container's memory, and is not the one to be killed for it.
+
+        Containers stand before processes of the host when the kernel has to choose.
+        """
+        enter = f"echo $$ > {self.memory_group() / 'cgroup.procs'}"
+        return subprocess.Popen(["sh", "-c", f'{enter} && exec "$0" -c "$1"', sys.executable, _EATER])
 
 
 def rank_process(pod: Manifest) -> Process:

@@ -12,7 +12,7 @@ from tests.e2e.faults.watch import Watch
 from tests.e2e.kubectl import Kubectl
 
 # Two cores compute one gang of two pods. The others wait meanwhile: for a delay, a timeout, the end of their pods.
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 5
 
 
 class Matrix:

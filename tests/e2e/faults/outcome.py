@@ -101,8 +101,12 @@ class Outcome:
 
 
 def read_steps(metrics: Path) -> list[Step]:
-    """Read the steps of a run that has ended; there are none where it never came to train."""
+    """Read the steps of a run that has ended; there are none where it never came to train.
+
+    What comes after the last end of a line is half of one: the disk was full.
+    """
     if not metrics.exists():
         return []
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    whole, _, _ = metrics.read_text(encoding="utf-8").rpartition("\n")
+    lines = [json.loads(line) for line in whole.splitlines()]
     return [Step(line["step"], line["timestamp_seconds"]) for line in lines]

@@ -83,15 +83,38 @@ class Run:
         self.wait(f"checkpoint of step {step}", lambda: self._has_ended() or self.newest_checkpoint() >= step)
         assert not self._has_ended(), f"{self.name} ended before it was disturbed\n{self.kubectl.story(self.name)}"
 
+    def wait_for_end_of_attempt(self, number: int) -> None:
+        """Wait until the operator has told that an attempt has ended."""
+        self.wait(
+            f"attempt {number} of {self.name} has ended",
+            lambda: any(
+                attempt["number"] == number and "ended" in attempt for attempt in self.job.status.get("attempts", [])
+            ),
+        )
+
     def newest_checkpoint(self) -> int:
         """Return the step of the newest complete checkpoint, or 0."""
         found = find_checkpoints(self.paths.checkpoints)
         return int(found[0].name.removeprefix("step-")) if found else 0
 
+    def last_step(self) -> int:
+        """Return the last step that was done, or 0."""
+        metrics = self.paths.logs / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        try:
+            return int(json.loads(lines[-1])["step"]) if lines else 0
+        except ValueError:  # half of a line: it is just being written
+            return int(json.loads(lines[-2])["step"]) if len(lines) > 1 else 0
+
     def training_pods(self) -> list[Manifest]:
         """Return the training pods that are there, that of rank 0 first."""
         pods = self.kubectl.items("pods", "finetune.dev/stage=train")
         return sorted(pods, key=lambda pod: pod["metadata"]["name"])
+
+    def change(self, spec: Manifest) -> None:
+        """Change fields of the job's spec."""
+        patch = json.dumps({"spec": spec})
+        self.kubectl.run("patch", "finetunejob", self.name, "--type=merge", "--patch", patch)
 
     def finish(self) -> Outcome:
         """Wait until the job has ended, delete it, and return what became of it."""
@@ -135,7 +158,7 @@ class Run:
 @contextmanager
 def running(kubectl: Kubectl, watch: Watch, fault: Fault) -> Iterator[Run]:
     """Apply the job of a fault in a namespace of its own."""
-    with fresh_namespace(kubectl) as namespace:
+    with fresh_namespace(kubectl) as namespace, fault.surroundings(namespace):
         run = Run(namespace, watch, fault)
         run.apply()
         run.wait("the job is seen", lambda: bool(run.job.body), timeout_seconds=60)
