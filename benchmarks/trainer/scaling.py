@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,15 @@ class Case:
     profiled: bool = True
     killed: bool = False  # lose a process behind the first checkpoint, and go on
     is_whole: bool = True  # wait for the last checkpoint and the adapter, not only for the last step
-    environment: dict[str, str] = field(default_factory=dict)
 
 
-FOUR, PAIR, OTHER_PAIR = (0, 1, 2, 3), (0, 1), (2, 3)
-COLLECTIVE = {"FINETUNE_PEER_COPIES": "0"}
+FOUR, PAIR = (0, 1, 2, 3), (0, 1)
 WAVES: list[list[Case]] = [
     [Case("replicate-4", FOUR)],
     [Case("full-4", FOUR, "full")],
     [Case("replicate-1", (2,), is_whole=False), Case("replicate-2", PAIR, is_whole=False)],
-    [
-        Case("full-2", PAIR, "full", is_whole=False),
-        Case("full-2-collective", OTHER_PAIR, "full", is_whole=False, environment=COLLECTIVE),
-    ],
+    [Case("full-2", PAIR, "full", is_whole=False)],
     [Case("hybrid-2x2", FOUR, "hybrid", nodes=2, is_whole=False)],
-    [Case("full-4-collective", FOUR, "full", is_whole=False, environment=COLLECTIVE)],
     [Case("fp8-replicate-4", FOUR, precision="fp8", is_whole=False)],
     [Case("fp8-full-4", FOUR, "full", precision="fp8", is_whole=False)],
     [Case("70b-nf4-full-4", FOUR, "full", SEVENTY_B, "nf4", length=2048, steps=7, seconds=150, is_whole=False)],
@@ -333,7 +327,7 @@ class Run:
         self.processes = []
         for node in range(case.nodes):
             gpus = ",".join(str(gpu) for gpu in case.gpus[node * per_node : (node + 1) * per_node])
-            environment = os.environ | case.environment | {"FINETUNE_METRICS_PORT": str(free_port())}
+            environment = os.environ | {"FINETUNE_METRICS_PORT": str(free_port())}
             environment |= {} if bench.on_cpu else {"CUDA_VISIBLE_DEVICES": gpus, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
             if case.nodes > 1:
                 environment |= {"PET_NNODES": str(case.nodes), "PET_NPROC_PER_NODE": str(per_node)}

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.clock import StepClock
 from finetune_trainer.contract.spec import Lora
-from finetune_trainer.exchange import CollectiveReads, Exchange
+from finetune_trainer.exchange import Exchange
 from finetune_trainer.filling import fill_weights, layer_by_layer
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8
@@ -32,7 +32,7 @@ LORA = Lora(rank=4, alpha=8, dropout=0.1)
 def exchange(tmp_path: Path) -> Iterator[Exchange]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     assert dist.group.WORLD is not None
-    yield CollectiveReads(dist.group.WORLD, CPU)
+    yield Exchange(dist.group.WORLD, CPU)
     dist.destroy_process_group()
 
 
