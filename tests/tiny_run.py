@@ -18,7 +18,7 @@ from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import PACKED_FILE, PackedWriter, Sequence
 from finetune_trainer.gang import Node, Place
-from finetune_trainer.planner import resolve_kernels
+from finetune_trainer.planner.formats import resolve_kernels
 
 VOCABULARY_SIZE = 128
 MODEL_PATH, DATA_PATH = "models/tiny", "datasets/tiny"

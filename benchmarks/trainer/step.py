@@ -37,7 +37,7 @@ from finetune_trainer.fused.frozen.fp8 import Fp8Fast
 from finetune_trainer.fused.frozen.weight import FrozenWeight, GroupSize
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model
-from finetune_trainer.planner import GIB, estimate_memory
+from finetune_trainer.planner.memory import GIB, estimate_memory
 from finetune_trainer.sharding import AdapterGradients, fill_model
 from finetune_trainer.trainable import FROZEN_FORMATS
 

@@ -10,11 +10,14 @@ from typing import Any
 
 from finetune_cli.gpus import MEASURED_SHARE_FUSED, MEASURED_SHARE_PLAIN, Gpu, flops_per_token
 from finetune_operator.api.job import FineTuneJob
-from finetune_trainer import planner
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Device, Kernels
 from finetune_trainer.contract.termination import PreparedReport
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.planner.fitting import resolve_checkpointing, resolve_sharding
+from finetune_trainer.planner.formats import resolve_kernels, resolve_precision
+from finetune_trainer.planner.memory import MemoryEstimate, estimate_memory
+from finetune_trainer.planner.plan import make_plan, plan_steps
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Forecast:
     sharding: str | None = None
     kernels: str | None = None
     recomputes: bool | None = None
-    memory: planner.MemoryEstimate | None = None
+    memory: MemoryEstimate | None = None
     gpu: Gpu | None = None
     will_not_fit: str | None = None
     """What would have to change for a GPU's memory to suffice."""
@@ -142,7 +145,7 @@ def forecast(
         gpu_hour_price: of one GPU; None where nobody said.
         notes: what is to be said besides.
     """
-    spec, steps = job.spec.trainer_spec(), planner.plan_steps(job.spec, data.sequences)
+    spec, steps = job.spec.trainer_spec(), plan_steps(job.spec, data.sequences)
     full_sequences = min(data.sequences, steps.steps_per_epoch * spec.global_batch)
     share = full_sequences / data.sequences if data.sequences else 0.0
     common = Forecast(
@@ -153,7 +156,7 @@ def forecast(
         total_steps=steps.total_steps,
         warmup_steps=steps.warmup_steps,
         total_tokens=round(data.tokens * share * spec.training.epochs),
-        precision=str(planner.resolve_precision(spec)),
+        precision=str(resolve_precision(spec)),
         gpu=gpu,
         notes=notes,
     )
@@ -165,17 +168,17 @@ def forecast(
 def _with_memory(base: Forecast, job: FineTuneJob, shape: ModelShape) -> Forecast:
     spec = job.spec.trainer_spec()
     memory_bytes = None if base.gpu is None else base.gpu.memory_bytes
-    sharding = planner.resolve_sharding(shape, spec, memory_bytes)
+    sharding = resolve_sharding(shape, spec, memory_bytes)
     known = {
         "parameters": shape.num_parameters,
         "adapter_parameters": shape.num_adapter_parameters(spec.lora),
         "sharding": str(sharding),
-        "kernels": str(planner.resolve_kernels(spec)),
-        "recomputes": planner.resolve_checkpointing(shape, spec, sharding, memory_bytes),
-        "memory": planner.estimate_memory(shape, spec, sharding),
+        "kernels": str(resolve_kernels(spec)),
+        "recomputes": resolve_checkpointing(shape, spec, sharding, memory_bytes),
+        "memory": estimate_memory(shape, spec, sharding),
     }
     try:
-        plan = planner.make_plan(shape, spec, base.data.sequences, memory_bytes)
+        plan = make_plan(shape, spec, base.data.sequences, memory_bytes)
     except TrainerError as error:
         return _changed(base, **known, will_not_fit=error.message)
     return _changed(base, **(known | {"memory": plan.memory}), notes=(*base.notes, *plan.notes))

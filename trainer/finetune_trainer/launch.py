@@ -42,7 +42,7 @@ from finetune_trainer.failures import (
 )
 from finetune_trainer.gang import COLLECTIVE_TIMEOUT, Node, Place
 from finetune_trainer.memory_advice import advise
-from finetune_trainer.planner import resolve_checkpointing
+from finetune_trainer.planner.fitting import resolve_checkpointing
 from finetune_trainer.processors import num_available_cpus
 from finetune_trainer.stopping import StopLines, StopRequest, ask_on_sigterm
 

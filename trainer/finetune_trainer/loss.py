@@ -6,7 +6,7 @@ import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from finetune_trainer.kernels import kernels_for
-from finetune_trainer.planner import LOSS_CHUNK_TOKENS
+from finetune_trainer.planner.memory import LOSS_CHUNK_TOKENS
 
 
 class NarrowHead(Protocol):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Sharding, TrainerSpec
-from finetune_trainer.planner import estimate_memory
+from finetune_trainer.planner.memory import estimate_memory
 
 # The planner was wrong, or somebody else uses the GPU too: what it thinks of a change has to be this much below what it
 # thinks of the run that failed.

@@ -29,7 +29,8 @@ from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.own_place import check_place
-from finetune_trainer.planner import GIB, TrainingPlan, make_plan
+from finetune_trainer.planner.memory import GIB
+from finetune_trainer.planner.plan import TrainingPlan, make_plan
 from finetune_trainer.processors import num_available_cpus
 from finetune_trainer.storage import storage_errors
 from finetune_trainer.weights import check_weights

@@ -22,7 +22,8 @@ from finetune_trainer.fused.spread import SpreadLayers
 from finetune_trainer.gang import Place
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
-from finetune_trainer.planner import FP8, keeps_embedding_on_host, resolve_checkpointing
+from finetune_trainer.planner.fitting import resolve_checkpointing
+from finetune_trainer.planner.formats import FP8, keeps_embedding_on_host
 from finetune_trainer.sharding import fill_model, make_mesh, shard_model
 
 TrainableModel = CausalDecoder | FusedDecoder

@@ -6,9 +6,9 @@ import pytest
 
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.decide.storage import ADAPTER_BYTES, CHECKPOINT_BYTES, what_is_needed
-from finetune_trainer import planner
 from finetune_trainer.contract.progress import CheckpointReport, FilesystemReport
 from finetune_trainer.contract.termination import PreparedReport
+from finetune_trainer.planner import memory
 from tests.factories import make_job
 from tests.unit.operator import kubernetes_objects as objects
 from tests.unit.operator.world import TRAIN, World
@@ -154,5 +154,5 @@ def test_no_more_checkpoints_are_expected_than_will_be_there_at_once(
 
 
 def test_a_checkpoint_is_reckoned_as_the_trainer_reckons_the_memory_of_what_is_in_it() -> None:
-    assert ADAPTER_BYTES == planner.ADAPTER_BYTES
-    assert CHECKPOINT_BYTES == planner.ADAPTER_BYTES + planner.ADAM_BYTES
+    assert ADAPTER_BYTES == memory.ADAPTER_BYTES
+    assert CHECKPOINT_BYTES == memory.ADAPTER_BYTES + memory.ADAM_BYTES

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from finetune_trainer.loss import summed_cross_entropy
-from finetune_trainer.planner import LOSS_CHUNK_TOKENS
+from finetune_trainer.planner.memory import LOSS_CHUNK_TOKENS
 
 
 @pytest.mark.parametrize("num_targets", [1, 7, LOSS_CHUNK_TOKENS, LOSS_CHUNK_TOKENS + 5])

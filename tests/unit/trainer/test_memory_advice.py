@@ -7,7 +7,7 @@ import pytest
 from finetune_trainer.architecture import parse_config
 from finetune_trainer.contract.spec import Sharding, TrainerSpec
 from finetune_trainer.memory_advice import advise
-from finetune_trainer.planner import GIB, estimate_memory
+from finetune_trainer.planner.memory import GIB, estimate_memory
 from tests.unit.trainer.test_architecture import LLAMA_8B, PUBLISHED
 
 SHAPE_8B, SHAPE_70B = parse_config(LLAMA_8B), parse_config(PUBLISHED["Llama-3.1-70B"][0])

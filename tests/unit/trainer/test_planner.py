@@ -10,18 +10,10 @@ from finetune_trainer.architecture import ModelShape, parse_config
 from finetune_trainer.contract.spec import Kernels, Precision, Sharding, TrainerSpec
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.planner import (
-    GIB,
-    Steps,
-    changes_that_fit,
-    estimate_memory,
-    make_plan,
-    plan_steps,
-    resolve_checkpointing,
-    resolve_kernels,
-    resolve_precision,
-    resolve_sharding,
-)
+from finetune_trainer.planner.fitting import changes_that_fit, resolve_checkpointing, resolve_sharding
+from finetune_trainer.planner.formats import resolve_kernels, resolve_precision
+from finetune_trainer.planner.memory import GIB, estimate_memory
+from finetune_trainer.planner.plan import Steps, make_plan, plan_steps
 from tests.unit.trainer.test_architecture import LLAMA_8B, PUBLISHED
 
 H100_BYTES, A10_BYTES = 80 * GIB, 24 * GIB

@@ -20,7 +20,7 @@ from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.linear import Drop, FusedLinear, LowRank, gradient_of
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.lora import TUNE_NAMES
-from finetune_trainer.planner import FEED_FORWARD_TOKENS
+from finetune_trainer.planner.memory import FEED_FORWARD_TOKENS
 
 QKV = (LoraTarget.Q_PROJ, LoraTarget.K_PROJ, LoraTarget.V_PROJ)
 GATE_AND_UP = (LoraTarget.GATE_PROJ, LoraTarget.UP_PROJ)
