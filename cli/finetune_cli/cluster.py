@@ -361,9 +361,10 @@ def _failure(method: str, what: str, namespace: str, code: int, data: bytes) -> 
         message = str(json.loads(data).get("message") or "")
     except (ValueError, AttributeError):
         message = data[:200].decode(errors="replace").strip()
-    if code in (401, 403) and ("cannot" in message or code == 401 or not message):
-        who = "the credentials are not accepted" if code == 401 else message
-        return NotPermitted(f"{what}: not permitted: {who}")
+    if code == 401:
+        return NotPermitted(f"{what}: not permitted: the credentials are not accepted")
+    if code == 403 and ("cannot" in message or not message):
+        return NotPermitted(f"{what}: not permitted: {message}. {_role_that_suffices(method, namespace, message)}")
     if code == 404:
         missing = message if "could not find the requested resource" not in message else "the cluster has no such kind"
         return NotThere(f"{what} in namespace {namespace}: {missing or 'not found'}")
@@ -372,10 +373,19 @@ def _failure(method: str, what: str, namespace: str, code: int, data: bytes) -> 
     return CommandError(f"{method} {what}: the API server answered {code}: {message}")
 
 
+def _role_that_suffices(method: str, namespace: str, message: str) -> str:
+    role = "view" if method == "GET" and "proxy" not in message and "secrets" not in message else "edit"
+    if "at the cluster scope" in message:
+        return "A role in one namespace does not give that; docs/user/command-line.md tells what each command needs."
+    return f"Ask for the ClusterRole `{role}` in namespace {namespace}, which suffices for it."
+
+
 def _exec_failure(pod: str, error: Exception) -> CommandError:
     code, words = getattr(error, "status_code", None), str(error)
     if code in (401, 403):
-        return NotPermitted(f"pods/exec in pod {pod}: not permitted. Your role needs `create` on pods/exec.")
+        return NotPermitted(
+            f"pods/exec in pod {pod}: not permitted. Your role needs `get` and `create` on pods/exec, which `edit` has."
+        )
     if code == 404:
         return NotThere(f"pod {pod} is not there any more")
     return CommandError(f"pod {pod}: no command can be run in it: {words}")

@@ -1,10 +1,13 @@
 """The last stage on a real cluster: what was trained is scored, judged and exported before the job is called done."""
 
 import json
+from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from dev.cluster.image_build import TRAINER
+from tests.command_line import CommandLine
 from tests.e2e.jobs import start_reader, tiny_job
 from tests.e2e.kubectl import JobView, Kubectl
 
@@ -51,6 +54,33 @@ def test_the_report_the_model_card_and_the_merged_model_lie_on_the_shared_filesy
     assert "base_model: " in reader.text(f"{SHARED}/{result['export']['modelCardPath']}")
     merged = reader.list_files(f"{SHARED}/{result['export']['mergedPath']}")
     assert {path.rpartition("/")[2] for path in merged} >= {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_the_merged_model_and_the_report_are_downloaded_with_their_digests_checked(
+    jobs: Kubectl, tmp_path: Path
+) -> None:
+    result = _ended(jobs, "good-enough").status["result"]
+    cli = CommandLine(jobs.kubeconfig, jobs.namespace)
+    merged, report = tmp_path / "merged", tmp_path / "report"
+    done = cli.run("download", "good-enough", str(merged), "--part", "merged", timeout_seconds=240)
+    assert (done.exit_code, done.stdout) == (0, f"{merged}\n"), done.stderr
+    assert f"{result['export']['mergedDigest']} is right" in done.stderr
+    with safe_open(merged / "model.safetensors", framework="pt") as weights:
+        names = set(weights.keys())
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+    assert not any("lora" in name for name in names)
+    done = cli.run("download", "good-enough", str(report), "--part", "evaluation", timeout_seconds=240)
+    assert done.exit_code == 0, done.stderr
+    name = result["evaluation"]["reportPath"].rpartition("/")[2]
+    assert json.loads((report / name).read_text())["rows"] == result["evaluation"]["rows"]
+
+
+def test_a_part_that_a_job_does_not_have_is_said_to_be_missing(jobs: Kubectl, tmp_path: Path) -> None:
+    _ended(jobs, "not-good-enough")
+    cli = CommandLine(jobs.kubeconfig, jobs.namespace)
+    done = cli.run("download", "not-good-enough", str(tmp_path / "merged"), "--part", "merged")
+    assert done.exit_code == 4
+    assert "spec.export.merged asks for one" in done.stderr
 
 
 def test_a_job_that_misses_its_gate_fails_says_by_how_much_and_keeps_its_adapter(jobs: Kubectl) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import shutil
 import tarfile
 import time
@@ -70,7 +71,7 @@ def download(
         with _reader(cluster, body, image, seconds) as (pod, container):
             command = ["tar", "-C", str(SHARED_MOUNT / source), "-cf", "-", "."]
             num_bytes = unpack(cluster.stream(pod, command, container), partial)
-        _check(partial, digested_file, digest)
+        check(partial, digested_file, digest)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
@@ -159,9 +160,22 @@ def _reader(cluster: Cluster, body: Body, image: str | None, seconds: float) -> 
         yield place
 
 
-def _check(directory: Path, file: str, digest: str | None) -> None:
+def check(directory: Path, file: str, digest: str | None) -> None:
+    """See that a file has its digest, and where it is a merged model's manifest that the files in it have theirs.
+
+    Raises:
+        CommandError: one has another, or is not there.
+    """
     if digest is None:
         return
+    _check_file(directory, file, digest)
+    if file == _MERGED_MANIFEST:
+        digests: dict[str, str] = json.loads((directory / file).read_text(encoding="utf-8"))["sha256"]
+        for name, listed in digests.items():
+            _check_file(directory, name, f"sha256:{listed}")
+
+
+def _check_file(directory: Path, file: str, digest: str) -> None:
     try:
         with (directory / file).open("rb") as content:
             found = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"

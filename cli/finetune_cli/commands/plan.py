@@ -122,7 +122,7 @@ def _capacity(cluster: Cluster, job: FineTuneJob, gpu_resource: str) -> Capacity
     try:
         nodes = cluster.list(NODE)
     except NotPermitted:
-        note("Nodes were not looked at: your role may not list them (the ClusterRole `view` does not let it).")
+        note("Nodes were not looked at: your role may not list them (`view` and `edit` do not have that).")
         return None
     try:
         pods = cluster.list(POD, everywhere=True, fields="status.phase!=Succeeded,status.phase!=Failed")

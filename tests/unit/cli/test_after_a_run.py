@@ -1,5 +1,6 @@
 """What is done with a run that has ended: its cost, a comparison, another try, its files."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finetune_cli.commands.download import unpack
+from finetune_cli.commands.download import check, unpack
 from finetune_cli.commands.prune import prune_arguments
 from finetune_cli.commands.retry import free_name, retried
 from finetune_cli.draw.compare import draw_comparison, make_comparison
@@ -267,3 +268,32 @@ def test_a_stream_that_breaks_off_is_no_download(tmp_path: Path) -> None:
     data = tar_of(("a.bin", b"x" * 100_000))
     with pytest.raises(CommandError, match="broke off"):
         unpack(iter([data[:50_000]]), tmp_path / "out")
+
+
+def merged_model(directory: Path) -> str:
+    """Write a merged model as the trainer does, and return the digest that the job's status tells."""
+    weights = b"weights"
+    manifest = json.dumps({"sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()}}).encode()
+    (directory / "model.safetensors").write_bytes(weights)
+    (directory / "manifest.json").write_bytes(manifest)
+    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+def test_a_merged_model_whose_files_are_those_of_its_manifest_is_taken(tmp_path: Path) -> None:
+    check(tmp_path, "manifest.json", merged_model(tmp_path))
+
+
+def test_a_merged_model_with_another_file_behind_a_right_manifest_is_refused(tmp_path: Path) -> None:
+    digest = merged_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weightz")
+    with pytest.raises(CommandError, match=r"model.safetensors has the digest .* changed, or is damaged"):
+        check(tmp_path, "manifest.json", digest)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CommandError, match=r"model.safetensors is not among what came"):
+        check(tmp_path, "manifest.json", digest)
+
+
+def test_a_manifest_that_is_not_the_one_of_the_job_is_refused(tmp_path: Path) -> None:
+    merged_model(tmp_path)
+    with pytest.raises(CommandError, match=r"manifest.json has the digest"):
+        check(tmp_path, "manifest.json", "sha256:00ff")
