@@ -4,6 +4,7 @@ python -m dev.picture NAME [--namespace NAMESPACE] [--step STEP]    waits until 
 """
 
 import argparse
+import html
 import io
 import re
 import sys
@@ -19,6 +20,9 @@ from finetune_cli.draw.watch import Screen, draw_watch
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "watch.svg"
 _WIDTH = 118
+_SPACE = "&#160;"
+_CHARACTER_WIDTH = 12.2  # of rich's pictures
+_TEXT = re.compile(r'x="(?P<x>[\d.]+)" (?P<y>y="[\d.]+") textLength="[\d.]+" (?P<clip>[^>]*)>(?P<text>[^<]+)</text>')
 
 
 def main() -> int:
@@ -47,7 +51,18 @@ def svg(screen: Screen, now: datetime) -> str:
     console.print(draw_watch(screen, now, _WIDTH))
     picture = console.export_svg(title=f"kubectl finetune watch {screen.job.name}")
     # rich's own font comes from somewhere else on the web; a page of ours fetches nothing from there.
-    return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    return _TEXT.sub(_without_outer_spaces, picture)
+
+
+def _without_outer_spaces(found: re.Match[str]) -> str:
+    """Put a text where its first letter is: some programs that draw leave out spaces at its ends."""
+    text = found["text"]
+    inner = re.sub(rf"^(?:{_SPACE})+|(?:{_SPACE})+$", "", text)
+    num_leading = text.find(inner) // len(_SPACE) if inner else 0
+    x = float(found["x"]) + num_leading * _CHARACTER_WIDTH
+    length = len(html.unescape(inner)) * _CHARACTER_WIDTH
+    return f'x="{x:.5g}" {found["y"]} textLength="{length:.5g}" {found["clip"]}>{inner}</text>'
 
 
 if __name__ == "__main__":

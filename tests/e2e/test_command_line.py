@@ -40,6 +40,7 @@ class Live:
     interrupted: int
     job: JobView
     hostnames: Finished
+    hostnames_as_json: Finished
     gpus: Finished
     tail: str
     log_of_rank_1: str
@@ -93,6 +94,7 @@ def live(cli: CommandLine, module_namespace: Kubectl, tmp_path_factory: pytest.T
         interrupted=interrupted,
         job=kubectl.job(name),
         hostnames=cli.run("exec", name, "--", "hostname"),
+        hostnames_as_json=cli.run("exec", name, "-o", "json", "--", "hostname"),
         gpus=cli.run("exec", name),
         tail=cli.output("logs", name, "--tail", "1"),
         log_of_rank_1=cli.output("logs", name, "--rank", "1"),
@@ -228,6 +230,8 @@ def test_exec_asks_every_node_and_puts_the_answers_into_one_table(live: Live) ->
     assert [(row[0], row[2]) for row in rows] == [("0", "0"), ("1", "0")]
     assert [row[3].startswith("live-a1-") for row in rows] == [True, True]
     assert len({row[1] for row in rows}) == 2
+    answers = json.loads(live.hostnames_as_json.stdout)
+    assert [(answer["exitCode"], answer["output"].startswith("live-a1-")) for answer in answers] == [(0, True)] * 2
 
 
 def test_exec_without_a_command_asks_nvidia_smi_and_says_where_there_is_none(live: Live) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ from tests.e2e.kubectl import Kubectl
 from tests.integration.control_plane import ControlPlane
 from tests.integration.kubelet import TRAIN, Kubelet, bring_to, wait_until_failed
 from tests.integration.operator_process import OperatorProcess
+from tests.terminal import Terminal
 from tests.unit.operator.kubernetes_objects import ended, failure_message
 
 pytestmark = pytest.mark.apiserver
@@ -389,6 +391,60 @@ def test_a_checkpoint_that_cannot_be_copied_in_time_leaves_no_job_behind(cli: Co
     assert done.exit_code == 124
     assert [job["metadata"]["name"] for job in namespace.items("finetunejobs")] == ["calls"]
     assert not [job for job in namespace.items("jobs") if "adopt" in job["metadata"]["name"]]
+
+
+# --- how it is printed ------------------------------------------------------------------------------------------------
+
+PRINTING = {
+    "status": ["status"],
+    "status of one": ["status", "calls"],
+    "submit": ["submit", "-f", "{job}", "--dry-run"],
+    "plan": ["plan", "-f", "{job}"],
+    "doctor": ["doctor", "calls", "--no-hub"],
+    "compare": ["compare", "calls", "calls"],
+    "cost": ["cost"],
+    "watch": ["watch", "calls"],
+    "an error": ["status", "nobody"],
+}
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*[34]\d(?:;\d+)*m")
+
+
+@pytest.fixture(scope="module")
+def cli_beside_a_job(plane: ControlPlane, kubectl_of_file: Kubectl) -> CommandLine:
+    """The command line in a namespace in which a job has succeeded."""
+    kubectl_of_file.run("create", "namespace", "printed")
+    bring_to(kubectl_of_file.within("printed"), "calls", "succeeded")
+    return CommandLine(plane.admin_kubeconfig, "printed")
+
+
+@pytest.mark.parametrize("command", PRINTING)
+def test_nothing_that_is_piped_has_colours_even_where_the_terminal_could(
+    cli_beside_a_job: CommandLine, tmp_path: Path, command: str
+) -> None:
+    words = [word.format(job=write_job(tmp_path, "new")) for word in PRINTING[command]]
+    done = CommandLine(cli_beside_a_job.kubeconfig, "printed", {"TERM": "xterm-256color"}).run(*words)
+    assert done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["watch", "calls"], ["status", "nobody"]], ids=" ".join)
+def test_a_terminal_has_colours_but_not_with_no_color(cli_beside_a_job: CommandLine, words: list[str]) -> None:
+    written = {}
+    for name, environment in (("as it is", {}), ("no colour", {"NO_COLOR": "1"})):
+        with Terminal(cli_beside_a_job.words(*words), {**cli_beside_a_job.variables, **environment}) as terminal:
+            terminal.wait(60)
+        written[name] = terminal.raw.decode()
+    assert COLOUR.search(written["as it is"])
+    assert not COLOUR.search(written["no colour"])
+    assert "Succeeded" in written["no colour"] or "not found" in written["no colour"]
+
+
+@pytest.mark.parametrize("command", [name for name in PRINTING if name not in ("watch", "an error")])
+def test_what_prints_prints_json_for_programs_too(cli_beside_a_job: CommandLine, tmp_path: Path, command: str) -> None:
+    words = [word.format(job=write_job(tmp_path, "new")) for word in PRINTING[command]]
+    done = cli_beside_a_job.run(*words, "-o", "json")
+    assert json.loads(done.stdout)
+    assert "calls" in done.stdout or "new" in done.stdout
 
 
 # --- completion -------------------------------------------------------------------------------------------------------
