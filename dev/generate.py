@@ -5,7 +5,7 @@
 
 Generated are the CRD (from the pydantic models), its copy in the chart, the dashboards (from dev/dashboards), the plain
 manifest and the plain alerts (from the chart), and the pages of docs/reference: FineTuneJob (from the CRD), chart
-values, reasons, commands, and kubectl finetune (from its commands).
+values, reasons, metrics (from the tables of both programs), commands, and kubectl finetune (from its commands).
 """
 
 import argparse
@@ -21,6 +21,7 @@ import yaml
 from dev import reference
 from dev.command_reference import command_reference
 from dev.dashboards import DASHBOARDS, as_json
+from dev.metrics_reference import metrics_page
 from finetune_operator.quantity import QUANTITY_PATTERN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +78,7 @@ def generated_files(helm: Path) -> Iterator[tuple[Path, str]]:
     yield REFERENCE / "finetunejob.md", crd_reference(yaml.safe_load(crd))
     yield REFERENCE / "values.md", reference.values_page((CHART / "values.yaml").read_text(encoding="utf-8"))
     yield REFERENCE / "reasons.md", reference.reasons_page()
+    yield REFERENCE / "metrics.md", metrics_page()
     yield REFERENCE / "commands.md", reference.commands_page({command: _help(command) for command in COMMANDS})
     yield REFERENCE / "command-line.md", command_reference()
 

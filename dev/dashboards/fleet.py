@@ -3,6 +3,7 @@
 from dev.dashboards.panels import Dashboard, Panel, Query, Row, Unit
 
 _GPU_SECONDS = "finetune_operator_gpu_seconds_total"
+_COST = "finetune_operator_cost_total"
 
 
 def _quantile(quantile: float, histogram: str) -> Query:
@@ -114,6 +115,53 @@ _WORTH = Row(
         ),
     ),
 )
+_MONEY = Row(
+    "What it costs",
+    (
+        Panel(
+            "Cost by namespace",
+            "Over the time shown, in the currency of the chart's prices; nothing where there are none.",
+            Unit.NONE,
+            (
+                Query(
+                    f"sum by (job_namespace, currency) (increase({_COST}[$__range]))", "{{job_namespace}} {{currency}}"
+                ),
+            ),
+            width=6,
+            is_figure=True,
+        ),
+        Panel(
+            "Lost share",
+            "Of what was spent over the time shown: steps that a failure took away again.",
+            Unit.RATIO,
+            (
+                Query(
+                    f'sum by (currency) (increase({_COST}{{kind="lost"}}[$__range]))'
+                    f" / (sum by (currency) (increase({_COST}[$__range])) > 0)",
+                    "lost {{currency}}",
+                ),
+            ),
+            width=6,
+            is_figure=True,
+            minimum=0,
+            maximum=1,
+        ),
+        Panel(
+            "Productive and lost cost, by namespace",
+            "In all since the operator started. `kubectl finetune cost` tells what starting and storage cost, too.",
+            Unit.NONE,
+            (
+                Query(
+                    f'sum by (job_namespace, kind, currency) ({_COST}{{kind=~"productive|lost"}})',
+                    "{{job_namespace}} {{kind}} {{currency}}",
+                ),
+            ),
+            width=12,
+            is_stacked=True,
+            minimum=0,
+        ),
+    ),
+)
 _FAILURES = Row(
     "Why they fail",
     (
@@ -218,6 +266,6 @@ FLEET = Dashboard(
     title="Fine-tuning / Fleet",
     description="All FineTuneJobs: where they wait, what the GPUs were used for, why they fail.",
     variables=(),
-    rows=(_JOBS, _WAITING, _WORTH, _FAILURES, _STORAGE, _OPERATOR),
+    rows=(_JOBS, _WAITING, _WORTH, _MONEY, _FAILURES, _STORAGE, _OPERATOR),
     hours=24,
 )

@@ -229,7 +229,7 @@ class Reconciler:
         if written is None:
             return False
         self._store.see(written)
-        self._count(before, status)
+        self._count(key.namespace, before, status)
         for event in events_between(before, status):
             logger.info(event.note, extra={"namespace": key.namespace, "job": key.name, "reason": event.reason})
             try:
@@ -239,14 +239,14 @@ class Reconciler:
                 logger.warning("Event lost: %s", error, extra={"namespace": key.namespace, "job": key.name})
         return True
 
-    def _count(self, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+    def _count(self, namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         """Count what a status tells that the one before it did not; so each is counted once, whoever looks again."""
         for kind, seconds in growth_between(before.accounting, after.accounting).items():
             self._metrics.gpu_seconds.labels(kind).inc(seconds)
         if after.accounting is not None and (cost := after.accounting.cost) is not None:
             known_cost = before.accounting.cost if before.accounting is not None else None
-            for kind, amount in cost_growth(known_cost, cost).items():
-                self._metrics.cost.labels(kind, cost.currency).inc(float(amount))
+            growth = {kind: float(amount) for kind, amount in cost_growth(known_cost, cost).items()}
+            self._metrics.charge(namespace, cost.currency, growth)
         waited = wait_between(before.accounting, after.accounting)
         if waited is not None:
             queued = waited.activity is Activity.QUEUED

@@ -1,5 +1,6 @@
 """What a person looks up is in the pages: every reason that a status can have, every series that can be scraped."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,23 @@ def test_every_row_of_the_table_of_reasons_names_its_test() -> None:
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_every_series_of_the_trainer_is_listed(name: str) -> None:
-    assert f"`{name}`" in METRICS
+def test_every_series_of_the_trainer_is_listed_with_its_meaning(name: str) -> None:
+    assert name in series.BY_NAME
+    assert re.search(rf"^\| `{name}(?:{{[a-z_,]+}})?` \| \w+ \| .{{2,}} \|$", METRICS, flags=re.MULTILINE)
 
 
-def test_every_metric_of_the_operator_is_listed() -> None:
+def test_no_series_is_listed_that_has_no_name_in_the_contract() -> None:
+    assert sorted(series.BY_NAME) == SERIES
+    assert len(series.BY_NAME) == len(series.OF_RANK_ZERO) + len(series.OF_NODE)
+
+
+def test_every_metric_of_the_operator_is_listed_and_nothing_else() -> None:
     metrics = Metrics()
     metrics.watch_queue(lambda: 0, lambda: 0)
     metrics.watch_phases(list)
+    metrics.watch_storage(lambda: 0)
     families = [line.split()[2] for line in metrics.exposition().decode().splitlines() if line.startswith("# TYPE")]
-    own = [name for name in families if name.startswith("finetune_operator_") and not name.endswith("_created")]
-    assert len(own) >= 8
-    for name in own:
-        assert f"`{name}" in METRICS
+    own = {name for name in families if name.startswith("finetune_operator_") and not name.endswith("_created")}
+    listed = re.findall(r"^\| `(finetune_operator_\w+)", METRICS, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed)) >= 16
+    assert set(listed) == own

@@ -38,6 +38,8 @@ def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
         "trainer.prepare.cpu": "100m",
         "trainer.prepare.memory": "512Mi",
         "progressIntervalSeconds": "2",
+        "pricing.currency": "USD",
+        "pricing.gpuHour.default": "3.60",  # a process counts as a GPU
     }
     install_chart(layout.binary("helm"), cluster.kubeconfig, values)
     return cluster.within("finetune-system")

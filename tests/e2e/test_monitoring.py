@@ -180,6 +180,20 @@ def test_the_curves_say_what_they_are_of(seen: Seen) -> None:
     assert reasons == {"ModelUnavailable"}
 
 
+def test_what_was_spent_is_told_by_namespace_and_by_what_became_of_it(seen: Seen, module_namespace: Kubectl) -> None:
+    spent = {
+        (series["metric"]["job_namespace"], series["metric"]["kind"], series["metric"]["currency"]): float(
+            series["value"][1]
+        )
+        for series in seen.answers["fleet: Productive and lost cost, by namespace"]
+    }
+    here = module_namespace.namespace
+    assert set(spent) >= {(here, "productive", "USD"), (here, "lost", "USD")}
+    assert spent[here, "productive", "USD"] > 0 == spent[here, "lost", "USD"]
+    by_namespace = {series["metric"]["job_namespace"] for series in seen.answers["fleet: Cost by namespace"]}
+    assert here in by_namespace
+
+
 def test_three_alerts_fire_for_real_and_the_standstill_is_told_only_while_it_lasts(seen: Seen) -> None:
     assert seen.fired >= MUST_FIRE
     assert "FineTuneStalled" not in seen.fired_before_the_freeze

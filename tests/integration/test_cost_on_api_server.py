@@ -65,7 +65,7 @@ def test_a_job_is_charged_by_its_nodes_labels_and_suspended_when_its_budget_is_s
         job = kubectl.wait_for_job("dear", lambda job: job.phase == "Suspended", timeout_seconds=20)
         assert job.status["reason"] == "BudgetSpent"
         assert float(job.status["accounting"]["cost"]["total"]) >= 40
-        assert ("finetune_operator_cost_total", "USD", "starting") in operator.samples()
+        assert operator.samples()["finetune_operator_cost_total", "USD", kubectl.namespace, "starting"] > 0
         kubectl.run(
             *("patch", "finetunejob", "dear", "--type=merge", "--patch"), '{"spec": {"runPolicy": {"budget": 4000}}}'
         )

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from finetune_trainer.contract import series
+from finetune_trainer.contract.instruments import gauge_family
 from finetune_trainer.contract.progress import FilesystemReport
 
 MEASURE_EVERY_SECONDS = 15.0
@@ -35,8 +36,8 @@ class FreeSpace(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return what was last measured."""
-        size = GaugeMetricFamily(series.STORAGE_SIZE_BYTES, "Size of a filesystem.", labels=["filesystem"])
-        free = GaugeMetricFamily(series.STORAGE_FREE_BYTES, "What may still be written to it.", labels=["filesystem"])
+        size = gauge_family(series.BY_NAME[series.STORAGE_SIZE_BYTES])
+        free = gauge_family(series.BY_NAME[series.STORAGE_FREE_BYTES])
         for report in self.reports:
             size.add_metric([report.name], report.size_bytes)
             free.add_metric([report.name], report.free_bytes)

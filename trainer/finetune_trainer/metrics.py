@@ -11,16 +11,13 @@ from pathlib import Path
 
 import pynvml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_trainer.clock import Times
-from finetune_trainer.contract import series
+from finetune_trainer.contract import instruments, series
 from finetune_trainer.kernels.fallback import failed_kernels
 
-# From the steps of a tiny model on a CPU to those of a large one with a long accumulation.
-STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
-CHECKPOINT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 NETWORK_STATISTICS = Path("/proc/net/dev")
 
 
@@ -48,40 +45,33 @@ class TrainingMetrics:
     """The series of global rank 0."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, documentation: str) -> Gauge:
-            return Gauge(name, documentation, registry=registry)
+        def gauge(name: str) -> Gauge:
+            return instruments.gauge(series.BY_NAME[name], registry)
 
-        def counter(name: str, documentation: str) -> Counter:
-            return Counter(name, documentation, registry=registry)
+        def counter(name: str) -> Counter:
+            return instruments.counter(series.BY_NAME[name], registry)
 
-        self._loss = gauge(series.LOSS, "Mean loss of the last global batch.")
-        self._learning_rate = gauge(series.LEARNING_RATE, "Learning rate of the last step.")
-        self._gradient_norm = gauge(series.GRADIENT_NORM, "Norm of the last gradient, before clipping.")
-        self._step = gauge(series.STEP, "Optimizer steps done.")
-        self._steps_total = gauge(series.STEPS_TOTAL, "Optimizer steps of the whole run.")
-        self._epoch = gauge(series.EPOCH, "Passes over the data done.")
-        self._tokens = counter(series.TOKENS_TOTAL, "Tokens computed by all processes since this attempt started.")
-        self._tokens_per_second = gauge(series.TOKENS_PER_SECOND, "Tokens a second of the last step, all processes.")
+        def histogram(name: str) -> Histogram:
+            return instruments.histogram(series.BY_NAME[name], registry)
+
+        self._loss = gauge(series.LOSS)
+        self._learning_rate = gauge(series.LEARNING_RATE)
+        self._gradient_norm = gauge(series.GRADIENT_NORM)
+        self._step = gauge(series.STEP)
+        self._steps_total = gauge(series.STEPS_TOTAL)
+        self._epoch = gauge(series.EPOCH)
+        self._tokens = counter(series.TOKENS_TOTAL)
+        self._tokens_per_second = gauge(series.TOKENS_PER_SECOND)
         self._utilization: Gauge | None = None
         self._registry = registry
-        self._timestamp = gauge(series.LAST_STEP_TIMESTAMP_SECONDS, "Unix time at which the last step ended.")
-        self._data_wait = counter(series.DATA_WAIT_SECONDS_TOTAL, "Time that rank 0 waited for data.")
-        self._step_seconds = Histogram(
-            series.STEP_DURATION_SECONDS, "Duration of an optimizer step.", buckets=STEP_SECONDS, registry=registry
-        )
-        self._checkpoint_seconds = Histogram(
-            series.CHECKPOINT_DURATION_SECONDS,
-            "Time that the training stood still for a checkpoint.",
-            buckets=CHECKPOINT_SECONDS,
-            registry=registry,
-        )
-        self._checkpoint_step = gauge(series.CHECKPOINT_LAST_STEP, "Step of the newest checkpoint.")
-        self._checkpoint_timestamp = gauge(
-            series.CHECKPOINT_LAST_TIMESTAMP_SECONDS,
-            "Unix time since which steps would be lost: of the newest checkpoint, or else of the beginning.",
-        )
-        self._checkpoint_interval = gauge(series.CHECKPOINT_INTERVAL_STEPS, "Steps from one checkpoint to the next.")
-        self._attempt = gauge(series.ATTEMPT, "Which attempt of the job this is, from 1.")
+        self._timestamp = gauge(series.LAST_STEP_TIMESTAMP_SECONDS)
+        self._data_wait = counter(series.DATA_WAIT_SECONDS_TOTAL)
+        self._step_seconds = histogram(series.STEP_DURATION_SECONDS)
+        self._checkpoint_seconds = histogram(series.CHECKPOINT_DURATION_SECONDS)
+        self._checkpoint_step = gauge(series.CHECKPOINT_LAST_STEP)
+        self._checkpoint_timestamp = gauge(series.CHECKPOINT_LAST_TIMESTAMP_SECONDS)
+        self._checkpoint_interval = gauge(series.CHECKPOINT_INTERVAL_STEPS)
+        self._attempt = gauge(series.ATTEMPT)
 
     def describe_attempt(self, number: int, checkpoint_interval_steps: int) -> None:
         """Tell which attempt this is, and how often it takes a checkpoint."""
@@ -114,8 +104,8 @@ class TrainingMetrics:
         if ratio is None:
             return
         if self._utilization is None:
-            documentation = "Arithmetic that the model needs, of what all GPUs could do in bf16, in the last step."
-            self._utilization = Gauge(series.MODEL_FLOPS_UTILIZATION_RATIO, documentation, registry=self._registry)
+            definition = series.BY_NAME[series.MODEL_FLOPS_UTILIZATION_RATIO]
+            self._utilization = instruments.gauge(definition, self._registry)
         self._utilization.set(ratio)
 
     def record_checkpoint(self, step: int, seconds: float, timestamp_seconds: float) -> None:
@@ -136,12 +126,7 @@ class ProcessMetrics:
 
     def __init__(self, registry: CollectorRegistry, first_rank: int, num_processes: int) -> None:
         self._ranks = range(first_rank, first_rank + num_processes)
-        self._seconds = Counter(
-            series.STEP_PHASE_SECONDS_TOTAL,
-            "Time of the steps of a process of this node, by what it went to.",
-            labelnames=[series.LOCAL_RANK_LABEL, series.PHASE_LABEL],
-            registry=registry,
-        )
+        self._seconds = instruments.counter(series.BY_NAME[series.STEP_PHASE_SECONDS_TOTAL], registry)
         self.record_times([dict.fromkeys(series.Phase, 0.0)] * self._ranks.stop)
 
     def record_times(self, times_by_rank: Sequence[Times]) -> None:
@@ -169,27 +154,25 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read everything once."""
-        info = GaugeMetricFamily(series.NODE_INFO, "1; its label says which node of the gang.", labels=["node_rank"])
+        info = _gauge(series.NODE_INFO)
         info.add_metric([str(self._node_rank)], 1)
         yield info
         yield from _network_series(NETWORK_STATISTICS.read_text(encoding="ascii"))
-        yield GaugeMetricFamily(
-            series.KERNEL_FALLBACKS,
-            "Kernels of local rank 0 that could not be compiled; PyTorch computes them, slower.",
-            value=len(failed_kernels()),
-        )
+        fallbacks = _gauge(series.KERNEL_FALLBACKS)
+        fallbacks.add_metric([], len(failed_kernels()))
+        yield fallbacks
         if self._with_gpus:
             yield from _gpu_series(self._peak_memory_bytes())
 
 
+def _gauge(name: str) -> GaugeMetricFamily:
+    return instruments.gauge_family(series.BY_NAME[name])
+
+
 def _network_series(statistics: str) -> Iterator[Metric]:
     """Parse /proc/net/dev (https://man7.org/linux/man-pages/man5/proc_pid_net.5.html)."""
-    received = CounterMetricFamily(
-        series.NETWORK_RECEIVE_BYTES_TOTAL, "Bytes received by a network interface.", labels=["device"]
-    )
-    transmitted = CounterMetricFamily(
-        series.NETWORK_TRANSMIT_BYTES_TOTAL, "Bytes sent by a network interface.", labels=["device"]
-    )
+    received = instruments.counter_family(series.BY_NAME[series.NETWORK_RECEIVE_BYTES_TOTAL])
+    transmitted = instruments.counter_family(series.BY_NAME[series.NETWORK_TRANSMIT_BYTES_TOTAL])
     for line in statistics.splitlines()[2:]:
         device, _, columns = line.partition(":")
         fields = columns.split()
@@ -200,13 +183,9 @@ def _network_series(statistics: str) -> Iterator[Metric]:
 
 
 def _gpu_series(peak_memory_bytes: dict[int, int]) -> Iterator[Metric]:
-    utilization = GaugeMetricFamily(
-        series.GPU_UTILIZATION_RATIO, "Share of time in which a kernel ran, as NVML samples it.", labels=["gpu"]
-    )
-    used = GaugeMetricFamily(series.GPU_MEMORY_USED_BYTES, "Memory in use on the GPU.", labels=["gpu"])
-    peak = GaugeMetricFamily(
-        series.GPU_MEMORY_PEAK_BYTES, "Most memory that tensors of local rank 0 took at once.", labels=["gpu"]
-    )
+    utilization = _gauge(series.GPU_UTILIZATION_RATIO)
+    used = _gauge(series.GPU_MEMORY_USED_BYTES)
+    peak = _gauge(series.GPU_MEMORY_PEAK_BYTES)
     for index in range(pynvml.nvmlDeviceGetCount()):
         gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
         # NB: a GPU in MIG mode has no utilisation, one without memory of its own no memory in use. A scrape that failed

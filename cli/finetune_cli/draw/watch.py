@@ -15,6 +15,8 @@ from finetune_cli.jobs import Job
 from finetune_cli.pods import PodView
 from finetune_cli.readings import EventView, NodeReading
 from finetune_operator.api.status import Phase
+from finetune_operator.names import ConditionReason
+from finetune_trainer.contract.termination import Reason
 
 _EVENTS = 6
 _NODES = 16
@@ -23,6 +25,7 @@ _BAR = 40
 _WELL_USED = 0.85
 _GAP = 3  # of `columns`
 _SHORTEST_MESSAGE = 20
+_NO_RESTARTS = (ConditionReason.SUSPENDED, Reason.SUCCEEDED)  # reasons for which an attempt ends and nothing broke
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def _figures(screen: Screen, now: datetime) -> Text:
         large = f", {amounts.size(checkpoint.bytes)}" if checkpoint.bytes else ""
         lines.append(Text.assemble(_label("checkpoint"), f"step {checkpoint.step}{ago}{large}"))
     if status.restarts:
-        last = next((attempt for attempt in reversed(status.attempts) if attempt.ended), None)
+        ended = [attempt for attempt in status.attempts if attempt.ended and attempt.reason not in _NO_RESTARTS]
+        last = ended[-1] if ended else None
         why = f", the last one because of {last.reason}" if last is not None else ""
         lines.append(Text.assemble(_label("restarts"), (f"{status.restarts}{why}", "yellow")))
     return Text("\n").join(lines)

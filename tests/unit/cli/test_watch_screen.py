@@ -1,9 +1,12 @@
 """The screen of `watch` and the lines in its place, drawn from what a job tells."""
 
+import xml.etree.ElementTree as ElementTree
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
+from dev.picture import svg
 from finetune_cli.draw.status import draw_job, draw_jobs
 from finetune_cli.draw.watch import Screen, describe_outcome, describe_progress, draw_watch
 from finetune_cli.pods import see_pods
@@ -97,6 +100,29 @@ def test_restarts_name_the_last_cause() -> None:
     shown = lines(Screen(make_view(running_status(attempts=attempts, restarts=1))))
     assert shown[0] == "calls   Running   attempt 2   14m00s"
     assert "restarts    1, the last one because of NodeLost" in shown
+
+
+def test_a_suspension_after_a_restart_is_not_taken_for_its_cause() -> None:
+    attempts = [
+        {"number": 1, "started": "2026-11-27T11:46:00Z", "ended": "2026-11-27T11:48:00Z", "reason": "PodDeleted"},
+        {"number": 2, "started": "2026-11-27T11:49:00Z", "ended": "2026-11-27T11:50:00Z", "reason": "Suspended"},
+        {"number": 3, "started": "2026-11-27T11:51:00Z"},
+    ]
+    shown = lines(Screen(make_view(running_status(attempts=attempts, restarts=1))))
+    assert "restarts    1, the last one because of PodDeleted" in shown
+
+
+def test_the_picture_of_a_screen_has_no_spaces_that_a_browser_may_leave_out() -> None:
+    picture = svg(Screen(make_view(running_status(), TWO_BY_EIGHT), losses={1: 2.0, 2: 1.5, 412: 0.7312}), NOW)
+    texts = {
+        text.text: float(text.attrib["x"])
+        for text in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")
+        if "textLength" in text.attrib
+    }
+    assert "2.0000\xa0->\xa00.7312" in texts
+    assert not any(text.startswith("\xa0") or text.endswith("\xa0") for text in texts if text)
+    # A character is 12.2 wide: 12 for the name, 3 of the curve, 2 spaces.
+    assert texts["2.0000\xa0->\xa00.7312"] == pytest.approx(17 * 12.2)
 
 
 def test_the_end_says_what_came_out_and_what_is_next() -> None:

@@ -339,7 +339,7 @@ async def test_no_node_is_read_where_prices_do_not_differ() -> None:
         assert not [path for _, path in server.requests if "/nodes/" in path]
 
 
-async def test_what_a_job_has_cost_is_counted_by_kind_and_currency() -> None:
+async def test_what_a_job_has_cost_is_counted_by_namespace_kind_and_currency() -> None:
     def ledger(**amounts: str) -> dict[str, Any]:
         cost = {"currency": "USD", "storageSince": "2026-11-23T04:00:00Z", **amounts}
         return {"activity": "Training", "since": "2026-11-23T04:00:00Z", "cost": cost}
@@ -351,6 +351,6 @@ async def test_what_a_job_has_cost_is_counted_by_kind_and_currency() -> None:
     async with looking_at({}) as (server, reconciler):
         await reconciler._tell(CALLS, server.objects[JOB] | {"status": before}, after)
         counted = reconciler._metrics.exposition().decode()
-        assert 'finetune_operator_cost_total{currency="USD",kind="productive"} 2.5' in counted
-        assert 'finetune_operator_cost_total{currency="USD",kind="lost"} 0.25' in counted
-        assert 'kind="storage"' not in counted
+        for kind, amount in (("productive", 2.5), ("lost", 0.25), ("starting", 0.0), ("storage", 0.0)):
+            labels = f'currency="USD",job_namespace="{CALLS.namespace}",kind="{kind}"'
+            assert f"finetune_operator_cost_total{{{labels}}} {amount}" in counted

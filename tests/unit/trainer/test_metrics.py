@@ -101,6 +101,23 @@ def test_every_series_of_the_contract_but_those_of_gpus_is_served(port: int, tmp
     assert {f"{name}_count" if name in histograms else name for name in contract - GPU_SERIES} <= served
 
 
+def test_each_series_is_served_with_the_type_and_the_meaning_of_the_reference(port: int, tmp_path: Path) -> None:
+    exporter = start_exporter(place(0), port, {"shared": tmp_path})
+    assert isinstance(exporter, RankZeroExporter)
+    exporter.metrics.record_step(RECORD)
+    families = [family for family in parse_text(scrape(port)) if family.name.startswith("finetune_")]
+    told = {family.name: (family.type, family.documentation) for family in families}
+    for name, definition in series.BY_NAME.items():
+        if definition.labels == (series.GPU_LABEL,):
+            continue  # no GPU here
+        served = name.removesuffix("_total") if definition.type is series.SeriesType.COUNTER else name
+        assert told[served] == (definition.type, definition.meaning)
+        labels = {
+            label for family in families if family.name == served for one in family.samples for label in one.labels
+        }
+        assert labels - {"le"} == set(definition.labels)
+
+
 def test_prometheus_can_scrape_it_as_openmetrics(port: int) -> None:
     start_exporter(place(0), port, {})
     text = scrape(port, accept="application/openmetrics-text; version=1.0.0")
