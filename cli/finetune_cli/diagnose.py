@@ -4,27 +4,19 @@ Pure. What could not be seen is told as such: a doctor who may not look does not
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
-from typing import Any
 
 from finetune_cli import amounts
-from finetune_cli.capacity import Capacity
+from finetune_cli.findings import Body, Finding, Level, Seen, Unseen
 from finetune_cli.hub_access import Access
 from finetune_cli.jobs import Job
-from finetune_cli.pods import PodView
 from finetune_operator import names
-from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionStatus, ConditionType, Phase
-from finetune_operator.plan import Plan
 from finetune_operator.quantity import quantity_value
 from finetune_trainer.contract.environment import HUGGING_FACE_TOKEN, WANDB_API_KEY
 from finetune_trainer.contract.spec import Device, WandbMode
 from finetune_trainer.contract.termination import Reason
-
-Body = Mapping[str, Any]
 
 _SLOW_OPERATOR = timedelta(seconds=30)
 _IMAGE_STATES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -32,59 +24,6 @@ _REFUSALS = ("FailedCreate",)
 _SHOW_OPERATORS = f"kubectl get deployments -A -l {names.Label.APP_NAME}={names.OPERATOR}"
 _INSTALL = "helm install finetune-operator helm/finetune-operator --namespace finetune-system --create-namespace"
 _SHOW_GPUS = "kubectl get nodes -o custom-columns=NAME:.metadata.name,GPUS:.status.allocatable.nvidia\\.com/gpu"
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    UNKNOWN = "unknown"
-    """It could not be looked at."""
-    WAIT = "wait"
-    """It passes by itself."""
-    PROBLEM = "problem"
-    """Somebody has to do something."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Level
-    subject: str
-    words: str
-    command: str = ""
-    """What mends it, or shows more of it."""
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """Why something could not be looked at."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was looked at for one job. A part that could not be seen says why."""
-
-    body: Body
-    job: Job
-    typed: FineTuneJob
-    plan: Plan | None
-    """What the operator would do; None where it refuses the job, which its status tells."""
-    operators: Sequence[Body] | Unseen
-    pods: Sequence[PodView] | Unseen
-    warnings: Sequence[Body] | Unseen
-    """Events of type Warning in the namespace."""
-    claims: Sequence[Body] | Unseen
-    storage_classes: Sequence[Body] | Unseen
-    secret_keys: frozenset[str] | Unseen | None
-    """Tokens that the job's Secret has; None when it does not exist."""
-    quotas: Sequence[Body] | Unseen
-    capacity: Capacity | Unseen
-    hub: Mapping[str, Access]
-    """By repository of a model or data set."""
 
 
 def diagnose(seen: Seen, now: datetime) -> tuple[Finding, ...]:

@@ -9,9 +9,10 @@ import typer
 
 from finetune_cli.capacity import Capacity, need_of, weigh
 from finetune_cli.cluster import Body, Cluster
-from finetune_cli.diagnose import Seen, Unseen, diagnose, has_problem
+from finetune_cli.diagnose import diagnose, has_problem
 from finetune_cli.draw.doctor import draw_findings, finding_documents
 from finetune_cli.errors import CommandError, ExitCode, NotPermitted, NotThere
+from finetune_cli.findings import Seen, Unseen
 from finetune_cli.hub import PUBLIC_HUB, Hub
 from finetune_cli.hub_access import Access
 from finetune_cli.jobs import Job, read_job, typed

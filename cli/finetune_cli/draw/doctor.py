@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from finetune_cli.diagnose import Finding, Level
+from finetune_cli.findings import Finding, Level
 
 _STYLES = {Level.OK: "green", Level.UNKNOWN: "dim", Level.WAIT: "yellow", Level.PROBLEM: "bold red"}
 _MARKS = {Level.OK: "ok", Level.UNKNOWN: "?", Level.WAIT: "waits", Level.PROBLEM: "PROBLEM"}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_cli.capacity import need_of, weigh
-from finetune_cli.diagnose import Finding, Level, Seen, Unseen, diagnose, has_problem
+from finetune_cli.diagnose import diagnose, has_problem
+from finetune_cli.findings import Finding, Level, Seen, Unseen
 from finetune_cli.draw.doctor import draw_findings, finding_documents
 from finetune_cli.hub_access import Access
 from finetune_cli.jobs import read_job
