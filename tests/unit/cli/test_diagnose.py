@@ -8,8 +8,8 @@ import pytest
 
 from finetune_cli.capacity import need_of, weigh
 from finetune_cli.diagnose import diagnose, has_problem
-from finetune_cli.findings import Finding, Level, Seen, Unseen
 from finetune_cli.draw.doctor import draw_findings, finding_documents
+from finetune_cli.findings import Finding, Level, Seen, Unseen
 from finetune_cli.hub_access import Access
 from finetune_cli.jobs import read_job
 from finetune_cli.pods import see_pods
