@@ -18,22 +18,35 @@ from finetune_trainer.contract.spec import Sharding
 from finetune_trainer.filling import Destination, fill_weights
 
 
-def make_mesh(sharding: Sharding, device_type: str, num_nodes: int, processes_per_node: int) -> DeviceMesh | None:
-    """Return the processes that hold a shard of the model, or None where each process holds all of it.
+def count_shares(sharding: Sharding, num_nodes: int, processes_per_node: int) -> int:
+    """Return over how many processes one copy of the frozen model is spread.
 
-    `full` is one dimension over all processes. `hybrid` has two: the model is replicated across nodes and sharded
-    within a node, so that weights are only gathered over the fast links.
+    `full` spreads it over all, `hybrid` over those of a node, so that weights are only gathered over the fast links.
     """
     match sharding:
         case Sharding.REPLICATE:
-            return None
+            return 1
         case Sharding.FULL:
-            return init_device_mesh(device_type, (num_nodes * processes_per_node,), mesh_dim_names=("shard",))
+            return num_nodes * processes_per_node
         case Sharding.HYBRID:
-            names = ("replicate", "shard")
-            return init_device_mesh(device_type, (num_nodes, processes_per_node), mesh_dim_names=names)
+            return processes_per_node
         case Sharding.AUTO:
             raise ValueError("sharding auto is resolved by prepare")
+
+
+def make_mesh(sharding: Sharding, device_type: str, num_nodes: int, processes_per_node: int) -> DeviceMesh | None:
+    """Return the processes that hold a shard of the model, or None where each process holds all of it.
+
+    The mesh has one dimension where there is one copy of the model, and a second one, across nodes, where there are
+    more. Neither is ever of one process: PyTorch makes a group of NCCL for it, and such a training was seen to hang.
+    """
+    num_shares = count_shares(sharding, num_nodes, processes_per_node)
+    num_copies = num_nodes * processes_per_node // num_shares
+    if num_shares == 1:
+        return None
+    if num_copies == 1:
+        return init_device_mesh(device_type, (num_shares,), mesh_dim_names=("shard",))
+    return init_device_mesh(device_type, (num_copies, num_shares), mesh_dim_names=("replicate", "shard"))
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh | None) -> None:

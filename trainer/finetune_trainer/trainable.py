@@ -24,7 +24,7 @@ from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
 from finetune_trainer.planner.fitting import resolve_checkpointing
 from finetune_trainer.planner.formats import FP8, keeps_embedding_on_host
-from finetune_trainer.sharding import fill_model, make_mesh, shard_model
+from finetune_trainer.sharding import count_shares, fill_model, make_mesh, shard_model
 
 TrainableModel = CausalDecoder | FusedDecoder
 
@@ -84,7 +84,7 @@ def _build_fused(
     refuse_fp8_without_tensor_cores(prepared.precision, place.device)
     dtype, sharding = DTYPES[prepared.precision], Sharding(prepared.sharding)
     spread = None
-    if sharding is not Sharding.REPLICATE:
+    if count_shares(sharding, place.num_nodes, place.processes_per_node) > 1:
         spread = SpreadLayers(make_exchange(sharding, place), shape.num_layers, clock)
     model = FusedDecoder(
         shape,

@@ -88,6 +88,28 @@ def test_a_process_cuts_its_rows_out_of_the_files_without_asking_another(
         assert torch.equal(embedding.to_local(), reference.get_input_embeddings().weight[rows])
 
 
+MESHES = {
+    "hybrid on one node is full": (Sharding.HYBRID, 1, 4, (4,)),
+    "hybrid has a dimension across nodes and one within": (Sharding.HYBRID, 2, 2, (2, 2)),
+    "hybrid with one process a node shares with no other": (Sharding.HYBRID, 4, 1, None),
+    "full has one dimension, whatever the nodes": (Sharding.FULL, 2, 2, (4,)),
+}
+
+
+@pytest.mark.parametrize(("sharding", "num_nodes", "per_node", "sizes"), MESHES.values(), ids=MESHES.keys())
+def test_no_dimension_of_a_mesh_is_of_one_process(
+    sharding: Sharding, num_nodes: int, per_node: int, sizes: tuple[int, ...] | None
+) -> None:
+    with rank_1_of_4():
+        mesh = make_mesh(sharding, "cpu", num_nodes, per_node)
+        assert (None if mesh is None else tuple(mesh.shape)) == sizes
+
+
+@pytest.mark.parametrize("sharding", [Sharding.REPLICATE, Sharding.HYBRID, Sharding.FULL])
+def test_a_process_alone_keeps_the_model_whole(sharding: Sharding) -> None:
+    assert make_mesh(sharding, "cpu", 1, 1) is None
+
+
 def test_auto_is_not_decided_here() -> None:
     with pytest.raises(ValueError, match="resolved by prepare"):
         make_mesh(Sharding.AUTO, "cpu", 1, 1)
