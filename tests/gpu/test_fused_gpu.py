@@ -85,7 +85,16 @@ def fused(
     embedding_on_host: bool = False,
 ) -> FusedDecoder:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = FusedDecoder(model_shape, lora, dtype, device, LENGTH, recomputes, frozen(dtype, device), embedding_on_host)
+    model = FusedDecoder(
+        model_shape,
+        lora,
+        dtype,
+        device,
+        LENGTH,
+        recomputes,
+        frozen(dtype, device),
+        embedding_on_host=embedding_on_host,
+    )
     fill_weights(model.destinations(), random_weights(model_shape).items())
     randomise(model)
     model.begin_step()

@@ -38,7 +38,8 @@ def make_mesh(sharding: Sharding, device_type: str, num_nodes: int, processes_pe
     """Return the processes that hold a shard of the model, or None where each process holds all of it.
 
     The mesh has one dimension where there is one copy of the model, and a second one, across nodes, where there are
-    more. Neither is ever of one process: PyTorch makes a group of NCCL for it, and such a training was seen to hang.
+    more. Neither is ever of one process: it would cost a group of NCCL and share nothing (a training whose mesh had
+    two such dimensions hung once, see docs/LOG.md).
     """
     num_shares = count_shares(sharding, num_nodes, processes_per_node)
     num_copies = num_nodes * processes_per_node // num_shares

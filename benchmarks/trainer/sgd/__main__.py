@@ -12,6 +12,7 @@ import argparse
 import gzip
 import json
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,13 @@ PACKED_CONVERSATIONS = 2.3  # in a sequence of 4096 tokens
 def main() -> int:
     """Run all trials; results.json, losses and turns are written into `--out`."""
     arguments = _parser().parse_args()
-    bench = Bench(arguments.shared.resolve(), arguments.device)
+    bench = Bench(arguments.shared.resolve(), arguments.device, arguments.metrics_port)
     lay_out_rows(bench.shared / "data", arguments.rows, arguments.dev, arguments.parts)
     started = time.monotonic()
     parts = [_part(number) for number in range(arguments.parts)]
     if arguments.rate is not None:
-        return train_one(bench, _trial("long-best", arguments, arguments.rate, arguments.long_steps), parts, arguments)
+        long = _trial("long-best", arguments, arguments.rate, arguments.long_steps, arguments.epochs)
+        return train_one(bench, long, parts, arguments)
     short = short_trials(arguments)
     prepare_all(bench, [*short, *parts])
     run_trials(bench, short, arguments.gpus)
@@ -51,21 +53,21 @@ def main() -> int:
     write_trials(bench, [*short, *long], arguments.out)
     winner = best(bench, long)
     score_parts(bench, winner, parts, arguments)
-    tell(bench, parts, f"{winner.name} on the whole dev set", started)
-    write_dev(bench, winner, parts, arguments.out)
+    tell(bench, parts, f"{winner.name} on the dev set", started)
     return 0
 
 
 def train_one(bench: Bench, trial: Trial, parts: Sequence[Trial], arguments: argparse.Namespace) -> int:
     """Train with a learning rate that is known to be good, and score on all parts of the dev set."""
     started = time.monotonic()
-    prepare_all(bench, [trial, *parts])
-    if not train(bench, trial, arguments.gpus[0]):
+    if not arguments.trained:
+        prepare_all(bench, [trial, *parts])
+    if not arguments.trained and not train(bench, trial, arguments.gpus[0]):
         return 1
     write_losses(bench, [trial], arguments.out)
-    score_parts(bench, trial, parts, arguments)
-    tell(bench, parts, f"{trial.name} on the dev set", started)
-    write_dev(bench, trial, parts, arguments.out)
+    if arguments.score_seconds:
+        score_parts(bench, trial, parts, arguments)
+        tell(bench, parts, f"{trial.name} on the dev set", started)
     return 0
 
 
@@ -76,9 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dev", type=Path, required=True, help="rows to score on")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--gpus", type=int, nargs="+", default=[0])
-    parser.add_argument("--parts", type=int, default=4, help="of the dev set, scored side by side")
+    parser.add_argument("--parts", type=int, default=4, help="of the dev set")
+    parser.add_argument("--score-seconds", type=float, default=1e9, help="no part is begun after that; 0 scores none")
+    parser.add_argument("--at-once", type=int, default=2, help="parts that are scored on a GPU at once")
+    parser.add_argument("--trained", action="store_true", help="the long training has been done before: score it")
     parser.add_argument("--part-turns", type=int, default=1_000_000, help="turns of a part, at most")
     parser.add_argument("--rate", type=float, help="one long training with this learning rate, and no trials before it")
+    parser.add_argument("--epochs", type=int, default=1, help="of that training, of --long-steps each")
+    parser.add_argument("--metrics-port", type=int, default=9400, help="of the first GPU; the others have those behind")
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--batch", type=int, default=8, help="sequences of 4096 tokens a step")
@@ -226,18 +233,34 @@ def train(bench: Bench, trial: Trial, gpu: int) -> bool:
 
 
 def score_parts(bench: Bench, winner: Trial, parts: Sequence[Trial], arguments: argparse.Namespace) -> None:
-    """Score an adapter on all parts of the dev set at once, on all GPUs."""
-    running = []
-    for number, part in enumerate(parts):
-        gpu = arguments.gpus[number % len(arguments.gpus)]
+    """Score an adapter on one part of the dev set after the other, some at once on each GPU.
+
+    What is known is written after each part. No part is begun once the time for scoring is over: the rows of all parts
+    are drawn evenly from the dev set, so those that were scored speak for the others.
+    """
+    ends = time.monotonic() + arguments.score_seconds
+    scored: list[Trial] = []
+    writing = threading.Lock()
+
+    def score(number: int) -> None:
+        if time.monotonic() > ends:
+            return
+        part, gpu = parts[number], arguments.gpus[number % len(arguments.gpus)]
         source, target = bench.paths(winner), bench.paths(part)
         shutil.copytree(source.adapter, target.adapter, dirs_exist_ok=True)
         shutil.copyfile(source.trained, target.trained)
         evaluation = winner.evaluation | {"maxTurns": arguments.part_turns}
-        scored = replace(part, evaluation=evaluation, lora=winner.lora)
-        running.append(bench.start("evaluate", scored, gpu))
-    if sum(not one.wait() for one in running):
-        raise SystemExit("a part of the dev set could not be scored")
+        if not bench.start("evaluate", replace(part, evaluation=evaluation, lora=winner.lora), gpu).wait():
+            return
+        with writing:
+            scored.append(part)
+            write_dev(bench, winner, scored, arguments.out)
+
+    with ThreadPoolExecutor(len(arguments.gpus) * arguments.at_once) as pool:
+        list(pool.map(score, range(len(parts))))
+    if not scored:
+        raise SystemExit("no part of the dev set could be scored")
+    print((arguments.out / "services.json").read_text(encoding="utf-8"), flush=True)
 
 
 def best(bench: Bench, trials: Sequence[Trial]) -> Trial:
@@ -312,13 +335,19 @@ def write_dev(bench: Bench, winner: Trial, parts: Sequence[Trial], directory: Pa
         "winner": winner.name,
         "manifest": winner.manifest(bench.device),
         "parts": {part.name: figures(bench, part) for part in parts},
-        "by services": score_by_services(turns, data / "train.jsonl"),
     }
+    services = score_by_services(turns, data / "train.jsonl")
+    (directory / "services.json").write_text(_table(services), encoding="utf-8")
     (directory / "dev.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     with gzip.open(directory / "turns.jsonl.gz", "wb") as written:
         for path, _ in turns:
             written.write(path.read_bytes())
-    print(json.dumps(results["by services"], indent=1), flush=True)
+
+
+def _table(rows: dict[str, Any]) -> str:
+    """Return JSON with a row of a table on each line."""
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    return f"{{\n{lines}\n}}\n"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-Sums = dict[str, list[float]]
+import numpy as np
+
+from finetune_trainer.evaluate.statistics import measure_ratio
+
+SEED = 0
+MODELS = ("base", "tuned")
+MERITS = {"functions": "functions_right", "exact": "exact"}
+
+Merits = list[float]  # of one row: those of MODELS times MERITS, summed over its calling turns, and their number
 
 
 def services_of(path: Path) -> list[frozenset[str]]:
@@ -16,26 +24,29 @@ def services_of(path: Path) -> list[frozenset[str]]:
         return [frozenset(json.loads(line)["services"]) for line in lines]
 
 
-def score_by_services(turns: Iterable[tuple[Path, Path]], trained: Path) -> dict[str, dict[str, float]]:
+def score_by_services(turns: Iterable[tuple[Path, Path]], trained: Path) -> dict[str, dict[str, Any]]:
     """Return of base and tuned model the share of calling turns with right functions, and with right arguments.
+
+    Each share is followed by the ends of its 95 % interval, found by drawing rows again and again.
 
     Args:
         turns: for each part of the scored rows: turns.jsonl of the evaluation, and the file of the rows.
         trained: the file of rows that were trained on.
     """
     seen = frozenset().union(*services_of(trained))
-    sums: dict[str, Sums] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
-    counts: dict[str, int] = defaultdict(int)
+    groups: dict[str, dict[tuple[Path, int], Merits]] = defaultdict(
+        lambda: defaultdict(lambda: [0.0] * (len(MODELS) * len(MERITS) + 1))
+    )
     for turns_path, rows_path in turns:
         services = services_of(rows_path)
         with turns_path.open(encoding="utf-8") as lines:
             for turn in map(json.loads, lines):
                 if turn["expected"]["calls"]:
-                    row = services[_row_number(turn) - 1]
+                    number = _row_number(turn)
+                    row = services[number - 1]
                     for group in ("all", _group(row, seen), *sorted(row)):
-                        counts[group] += 1
-                        _add(sums[group], turn)
-    return {group: _shares(of_group, counts[group]) for group, of_group in sums.items()}
+                        _add(groups[group][rows_path, number], turn)
+    return {group: _shares(np.array(list(rows.values()))) for group, rows in groups.items()}
 
 
 def _row_number(turn: dict[str, Any]) -> int:
@@ -50,14 +61,18 @@ def _group(services: frozenset[str], seen: frozenset[str]) -> str:
     return "some services seen" if services & seen else "services unseen"
 
 
-def _add(sums: Sums, turn: dict[str, Any]) -> None:
-    for model in ("base", "tuned"):
-        sums[model][0] += turn[model]["functions_right"]
-        sums[model][1] += turn[model]["exact"]
+def _add(merits: Merits, turn: dict[str, Any]) -> None:
+    found = [turn[model][merit] for model in MODELS for merit in MERITS.values()]
+    for place, merit in enumerate([*found, 1.0]):
+        merits[place] += merit
 
 
-def _shares(sums: Sums, count: int) -> dict[str, float]:
-    shares: dict[str, float] = {"turns": count}
-    for model, (functions, exact) in sums.items():
-        shares |= {f"{model} functions": round(functions / count, 4), f"{model} exact": round(exact / count, 4)}
+def _shares(rows: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, Any]:
+    counts = rows[:, -1]
+    shares: dict[str, Any] = {"dialogues": len(rows), "turns": round(counts.sum())}
+    names = [f"{model} {merit}" for model in MODELS for merit in MERITS]
+    for place, name in enumerate(names):
+        measure = measure_ratio(rows[:, place], counts, SEED)
+        assert measure is not None
+        shares[name] = [round(number, 4) for number in (measure.value, measure.low, measure.high)]
     return shares

@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 
 from finetune_trainer.contract.evaluation import EvaluationReport
-from finetune_trainer.contract.job import read_job
+from finetune_trainer.contract.job import parse_job
 from finetune_trainer.contract.paths import JobPaths
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 
 MODEL = "models/smollm2"
-METRICS_PORT = 9400
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ class Trial:
 class Bench:
     """A directory that is the shared filesystem of all trials, and the device that they run on."""
 
-    def __init__(self, shared: Path, device: str) -> None:
-        self.shared, self.device = shared, device
+    def __init__(self, shared: Path, device: str, metrics_port: int) -> None:
+        self.shared, self.device, self._metrics_port = shared, device, metrics_port
         self._manifests = shared / "manifests"
         self._manifests.mkdir(parents=True, exist_ok=True)
 
     def paths(self, trial: Trial) -> JobPaths:
         """Return where a trial's files are."""
-        return JobPaths.of(read_job(self.write_manifest(trial)), self.shared, None)
+        return JobPaths.of(parse_job(trial.manifest(self.device)), self.shared, None)
 
     def write_manifest(self, trial: Trial) -> Path:
         """Write the job's manifest, and return its path."""
@@ -78,7 +77,7 @@ class Bench:
         log = self._manifests / f"{trial.name}.{verb}.log"
         environment = os.environ | {
             "CUDA_VISIBLE_DEVICES": str(gpu),
-            "FINETUNE_METRICS_PORT": str(METRICS_PORT + gpu),
+            "FINETUNE_METRICS_PORT": str(self._metrics_port + gpu),
         }
         command = [sys.executable, "-m", "finetune_trainer", verb, str(manifest), "--shared", str(self.shared)]
         with log.open("w") as output:

@@ -57,8 +57,9 @@ class Step:
 
     cosines: torch.Tensor  # [b, 1, s, head_dim], as the sines
     sines: torch.Tensor
-    mask: torch.Tensor | None  # bool [b, 1, s, tokens seen]; None: every token sees those before it
+    mask: torch.Tensor | None  # [b, 1, s, tokens seen]; None: every token sees those before it
     cache: KeyValueCache | None
+    place: torch.Tensor | None  # of one new token in the cache, int64 [1]; None: behind those that are there
     adapted: bool
 
 
@@ -86,6 +87,7 @@ class Decoder:
         adapted: bool,
         mask: torch.Tensor | None = None,
         cache: KeyValueCache | None = None,
+        place: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the last hidden states, [b, s, hidden_size].
 
@@ -93,17 +95,20 @@ class Decoder:
             tokens: int64 [b, s].
             positions: of the tokens, int64 [b, s].
             adapted: whether the adapter takes part.
-            mask: bool [b, 1, s, tokens in the cache and new ones], True where a token is seen; None is causal.
+            mask: [b, 1, s, tokens in the cache and new ones], True where a token is seen, or numbers to add to its
+                score; None is causal.
             cache: keys and values of earlier tokens; those of the new ones are added to it.
+            place: where in the cache those of one new token are put, int64 [1]. The mask is then over its capacity, and
+                the caller counts. None adds them behind the others, and counts them.
         """
         angles = positions[:, None, :, None].float() * self._frequencies
         angles = torch.cat((angles, angles), dim=-1)
-        step = Step(angles.cos().to(self.dtype), angles.sin().to(self.dtype), mask, cache, adapted)
+        step = Step(angles.cos().to(self.dtype), angles.sin().to(self.dtype), mask, cache, place, adapted)
         hidden = functional.embedding(tokens, self._embedding)
         for layer, block in enumerate(self._blocks):
             hidden = hidden + self._attend(layer, block, self._normalise(hidden, block.attention_norm), step)
             hidden = hidden + _feed_forward(block, self._normalise(hidden, block.mlp_norm), adapted)
-        if cache is not None:
+        if cache is not None and place is None:
             cache.advance(tokens.shape[1])
         return self._normalise(hidden, self._norm)
 
@@ -126,7 +131,9 @@ class Decoder:
         queries = _rotate(heads(LoraTarget.Q_PROJ, shape.num_heads), step)
         keys = _rotate(heads(LoraTarget.K_PROJ, shape.num_kv_heads), step)
         values = heads(LoraTarget.V_PROJ, shape.num_kv_heads)
-        if step.cache is not None:
+        if step.cache is not None and step.place is not None:
+            keys, values = step.cache.put(layer, keys, values, step.place)
+        elif step.cache is not None:
             keys, values = step.cache.append(layer, keys, values)
         if num_tokens == 1:
             attended = _attend_once(queries, keys, values, step.mask)

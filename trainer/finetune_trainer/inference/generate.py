@@ -9,12 +9,15 @@ import numpy.typing as npt
 import torch
 
 from finetune_trainer.inference.cache import KeyValueCache
+from finetune_trainer.inference.continuation import Continuation
 from finetune_trainer.inference.decoder import Decoder
 
 logger = logging.getLogger(__name__)
 
 # Rows that have ended stay until so large a share of a batch has: to drop one copies the cache of all others.
 DROPPED_SHARE = 0.25
+# Attention on a GPU reads a mask that is not a multiple of eight long only after it has copied it.
+CAPACITY_MULTIPLE = 8
 
 Tokens = npt.NDArray[np.int32]  # [num_tokens]
 
@@ -131,7 +134,10 @@ class _Batch:
         self._tokens = torch.from_numpy(padded).to(decoder.device)
         self._padding = torch.tensor([longest - length for length in lengths], device=decoder.device)
         self._is_padded = min(lengths) < longest
-        self._cache: KeyValueCache = decoder.new_cache(len(prompts), longest + self.max_new_tokens)
+        self._length = longest
+        capacity = -(-(longest + self.max_new_tokens) // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
+        self._cache: KeyValueCache = decoder.new_cache(len(prompts), capacity)
+        self._continuation: Continuation | None = None
 
     def read(self) -> torch.Tensor:
         """Read the prompts, and return the logits of the first new tokens, [b, vocab_size]."""
@@ -143,27 +149,27 @@ class _Batch:
             mask = (is_token[:, None, :] & (places[:, None] >= places)) | (places[:, None] == places)
             mask = mask[:, None]
         positions = (places - self._padding[:, None]).clamp(min=0)
-        return self._last_logits(self._tokens, positions, mask)
+        hidden = self._decoder.hidden_states(
+            self._tokens, positions, adapted=self._adapted, mask=mask, cache=self._cache
+        )
+        return self._decoder.logits(hidden[:, -1])
 
     def write(self, tokens: torch.Tensor) -> torch.Tensor:
         """Add a token to each row, int64 [b], and return the logits of the next, [b, vocab_size]."""
-        length = self._cache.length
-        mask = None
-        if self._is_padded:
-            places = torch.arange(length + 1, device=tokens.device)
-            mask = (places >= self._padding[:, None])[:, None, None, :]
-        return self._last_logits(tokens[:, None], (length - self._padding)[:, None], mask)
+        if self._continuation is None:
+            self._continuation = Continuation(
+                self._decoder, self._cache, self._padding, self._length, adapted=self._adapted
+            )
+        self._length += 1
+        return self._continuation.add(tokens)
 
     def keep(self, rows: list[int]) -> torch.Tensor:
         """Go on with some of the rows; return their places, int64 [number of rows to keep]."""
         places = torch.tensor(rows, device=self._padding.device)
         self._padding = self._padding[places]
+        self._continuation = None  # it holds the cache of the others
         self._cache.keep_rows(places)
         return places
-
-    def _last_logits(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        hidden = self._decoder.hidden_states(tokens, positions, adapted=self._adapted, mask=mask, cache=self._cache)
-        return self._decoder.logits(hidden[:, -1])
 
 
 def _choose(logits: torch.Tensor, writing: Writing, random: torch.Generator) -> torch.Tensor:
