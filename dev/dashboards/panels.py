@@ -42,6 +42,22 @@ class Panel:
     """Whether there is nothing to see where no GPU trains."""
 
 
+def figure(title: str, description: str, unit: Unit, *queries: Query, width: int = 4, of_one: bool = False) -> Panel:
+    """Return a panel with the newest values in large figures; `of_one` are shares."""
+    ends = (0.0, 1.0) if of_one else (None, None)
+    return Panel(title, description, unit, queries, width, is_figure=True, minimum=ends[0], maximum=ends[1])
+
+
+def counts(title: str, description: str, unit: Unit, *queries: Query, width: int = 8, stacked: bool = False) -> Panel:
+    """Return a panel with curves of what cannot be less than nothing."""
+    return Panel(title, description, unit, queries, width, is_stacked=stacked, minimum=0)
+
+
+def shares(title: str, description: str, *queries: Query, width: int = 8) -> Panel:
+    """Return a panel with curves between nothing and all."""
+    return Panel(title, description, Unit.RATIO, queries, width, minimum=0, maximum=1)
+
+
 @dataclass(frozen=True)
 class Row:
     """Panels under a heading."""

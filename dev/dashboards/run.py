@@ -1,6 +1,6 @@
 """The dashboard Run: how one job trains, and why not faster."""
 
-from dev.dashboards.panels import Dashboard, Panel, Query, Row, Unit, Variable
+from dev.dashboards.panels import Dashboard, Panel, Query, Row, Unit, Variable, counts, figure
 
 _JOB = 'namespace="$namespace", finetune_dev_job="$job"'
 # Joins what a pod says to the number of its node in the gang; it also picks the pods of the job.
@@ -18,62 +18,46 @@ def _gpus(dcgm: str, nvml: str) -> str:
     return f"max by (node_rank, gpu) (({either}) {_NODE})"
 
 
+_CHECKPOINT_AGE = Query(f"time() - {_newest('finetune_checkpoint_last_timestamp_seconds')}", "age")
+
+
+def _one(title: str, description: str, series: str, legend: str) -> Panel:
+    """Return a figure that is the newest value of one series."""
+    return figure(title, description, Unit.NONE, Query(_newest(series), legend))
+
+
 _NOW = Row(
     "Now",
     (
-        Panel(
+        figure(
             "Step",
             "Steps done, of the whole run.",
             Unit.NONE,
-            (Query(_newest("finetune_step"), "done"), Query(_newest("finetune_steps_total"), "of")),
-            width=4,
-            is_figure=True,
+            Query(_newest("finetune_step"), "done"),
+            Query(_newest("finetune_steps_total"), "of"),
         ),
-        Panel(
-            "Loss now",
-            "Mean loss of the last global batch.",
-            Unit.NONE,
-            (Query(_newest("finetune_loss"), "loss"),),
-            width=4,
-            is_figure=True,
-        ),
-        Panel(
+        _one("Loss now", "Mean loss of the last global batch.", "finetune_loss", "loss"),
+        figure(
             "Time left",
             "The steps to come at the pace of the last ones.",
             Unit.SECONDS,
-            (
-                Query(
-                    f"({_newest('finetune_steps_total')} - {_newest('finetune_step')}) / {_STEPS_PER_SECOND}",
-                    "time left",
-                ),
+            Query(
+                f"({_newest('finetune_steps_total')} - {_newest('finetune_step')}) / {_STEPS_PER_SECOND}", "time left"
             ),
-            width=4,
-            is_figure=True,
         ),
-        Panel(
+        _one(
             "Attempt",
             "Which attempt of the job trains. It rises when a gang was started anew, or the job was resumed.",
-            Unit.NONE,
-            (Query(_newest("finetune_attempt"), "attempt"),),
-            width=4,
-            is_figure=True,
+            "finetune_attempt",
+            "attempt",
         ),
-        Panel(
+        figure(
             "Checkpoint age now",
             "What a failure now would cost: the time since the newest checkpoint, or since the beginning.",
             Unit.SECONDS,
-            (Query(f"time() - {_newest('finetune_checkpoint_last_timestamp_seconds')}", "age"),),
-            width=4,
-            is_figure=True,
+            _CHECKPOINT_AGE,
         ),
-        Panel(
-            "Tokens per second now",
-            "Of all processes, in the last step.",
-            Unit.NONE,
-            (Query(_newest("finetune_tokens_per_second"), "tokens/s"),),
-            width=4,
-            is_figure=True,
-        ),
+        _one("Tokens per second now", "Of all processes, in the last step.", "finetune_tokens_per_second", "tokens/s"),
     ),
 )
 _LEARNING = Row(
@@ -86,31 +70,28 @@ _LEARNING = Row(
             Unit.NONE,
             (Query(_newest("finetune_loss"), "loss"),),
         ),
-        Panel(
+        counts(
             "Learning rate",
             "Linear to its peak in the warm-up, then a cosine to zero.",
             Unit.SCIENTIFIC,
-            (Query(_newest("finetune_learning_rate"), "learning rate"),),
-            minimum=0,
+            Query(_newest("finetune_learning_rate"), "learning rate"),
         ),
-        Panel(
+        counts(
             "Gradient norm",
             "Before clipping. Spikes come before a loss that diverges.",
             Unit.NONE,
-            (Query(_newest("finetune_gradient_norm"), "norm"),),
-            minimum=0,
+            Query(_newest("finetune_gradient_norm"), "norm"),
         ),
     ),
 )
 _SPEED = Row(
     "Is it fast",
     (
-        Panel(
+        counts(
             "Tokens per second",
             "Of all processes.",
             Unit.NONE,
-            (Query(_newest("finetune_tokens_per_second"), "tokens/s"),),
-            minimum=0,
+            Query(_newest("finetune_tokens_per_second"), "tokens/s"),
         ),
         Panel(
             "Model FLOPs utilisation (MFU)",
@@ -121,59 +102,49 @@ _SPEED = Row(
             maximum=1,
             needs_gpu=True,
         ),
-        Panel(
+        counts(
             "What a step's time goes to",
             "Mean over all processes. Waiting for data, for other processes (wait) and for checkpoints is what can be "
             "saved.",
             Unit.SECONDS,
-            (
-                Query(
-                    f"avg by (phase) (rate(finetune_step_phase_seconds_total{{{_JOB}}}[$__rate_interval]))"
-                    f" / on () group_left () {_STEPS_PER_SECOND}",
-                    "{{phase}}",
-                ),
+            Query(
+                f"avg by (phase) (rate(finetune_step_phase_seconds_total{{{_JOB}}}[$__rate_interval]))"
+                f" / on () group_left () {_STEPS_PER_SECOND}",
+                "{{phase}}",
             ),
-            is_stacked=True,
-            minimum=0,
+            stacked=True,
         ),
-        Panel(
+        counts(
             "Compute of each process",
             "Time of a step in which each process computes or reads data, waiting for others left out. One that stands "
             "out is a straggler for which all others wait.",
             Unit.SECONDS,
-            (
-                Query(
-                    "sum by (node_rank, local_rank) (rate(finetune_step_phase_seconds_total"
-                    f'{{{_JOB}, phase=~"compute|data"}}[$__rate_interval]) {_NODE})'
-                    f" / on () group_left () {_STEPS_PER_SECOND}",
-                    "node {{node_rank}} process {{local_rank}}",
-                ),
+            Query(
+                "sum by (node_rank, local_rank) (rate(finetune_step_phase_seconds_total"
+                f'{{{_JOB}, phase=~"compute|data"}}[$__rate_interval]) {_NODE})'
+                f" / on () group_left () {_STEPS_PER_SECOND}",
+                "node {{node_rank}} process {{local_rank}}",
             ),
-            minimum=0,
         ),
-        Panel(
+        counts(
             "Time of a step",
             "Mean, and the 95th percentile as far as the buckets can tell it.",
             Unit.SECONDS,
-            (
-                Query(
-                    f"sum(rate(finetune_step_duration_seconds_sum{{{_JOB}}}[$__rate_interval])) / {_STEPS_PER_SECOND}",
-                    "mean",
-                ),
-                Query(
-                    "histogram_quantile(0.95, sum by (le) ("
-                    f"rate(finetune_step_duration_seconds_bucket{{{_JOB}}}[$__rate_interval])))",
-                    "95th percentile",
-                ),
+            Query(
+                f"sum(rate(finetune_step_duration_seconds_sum{{{_JOB}}}[$__rate_interval])) / {_STEPS_PER_SECOND}",
+                "mean",
             ),
-            minimum=0,
+            Query(
+                "histogram_quantile(0.95, sum by (le) ("
+                f"rate(finetune_step_duration_seconds_bucket{{{_JOB}}}[$__rate_interval])))",
+                "95th percentile",
+            ),
         ),
-        Panel(
+        counts(
             "Waiting for data",
             "Share of the time in which rank 0 waits for data.",
             Unit.RATIO,
-            (Query(f"sum(rate(finetune_data_wait_seconds_total{{{_JOB}}}[$__rate_interval]))", "waiting"),),
-            minimum=0,
+            Query(f"sum(rate(finetune_data_wait_seconds_total{{{_JOB}}}[$__rate_interval]))", "waiting"),
         ),
     ),
 )
@@ -227,37 +198,34 @@ _HARDWARE = Row(
 _SAFETY = Row(
     "What a failure would cost",
     (
-        Panel(
+        counts(
             "Checkpoint age",
             "The time since the newest checkpoint, or since the beginning.",
             Unit.SECONDS,
-            (Query(f"time() - {_newest('finetune_checkpoint_last_timestamp_seconds')}", "age"),),
+            _CHECKPOINT_AGE,
             width=6,
-            minimum=0,
         ),
-        Panel(
+        counts(
             "Stopped for checkpoints",
             "Share of the time in which the training stands still for one.",
             Unit.RATIO,
-            (Query(f"sum(rate(finetune_checkpoint_duration_seconds_sum{{{_JOB}}}[$__rate_interval]))", "stopped"),),
+            Query(f"sum(rate(finetune_checkpoint_duration_seconds_sum{{{_JOB}}}[$__rate_interval]))", "stopped"),
             width=6,
-            minimum=0,
         ),
-        Panel(
+        counts(
             "Attempts",
             "Which attempt trains, and the step that it is at: after a failure it falls back to the last checkpoint.",
             Unit.NONE,
-            (Query(_newest("finetune_attempt"), "attempt"), Query(_newest("finetune_step"), "step")),
+            Query(_newest("finetune_attempt"), "attempt"),
+            Query(_newest("finetune_step"), "step"),
             width=6,
-            minimum=0,
         ),
-        Panel(
+        counts(
             "Free storage",
             "On the filesystems that the training writes to.",
             Unit.BYTES,
-            (Query(f"max by (filesystem) (finetune_storage_free_bytes{{{_JOB}}})", "{{filesystem}}"),),
+            Query(f"max by (filesystem) (finetune_storage_free_bytes{{{_JOB}}})", "{{filesystem}}"),
             width=6,
-            minimum=0,
         ),
     ),
 )
