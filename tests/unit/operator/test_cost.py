@@ -6,11 +6,12 @@ A GPU-hour costs 3.60, which is 0.001 a second, so 16 GPUs cost 0.016 a second. 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from finetune_operator.accounting import accounted
-from finetune_operator.api.status import Attempt, Checkpoint, Cost, FineTuneJobStatus, Phase
+from finetune_operator.api.status import Accounting, Attempt, Checkpoint, Cost, FineTuneJobStatus, Phase
 from finetune_operator.cost import Prices, attempt_to_price, charged, growth_between, prices_of, spent, spent_at
 from finetune_operator.pricing import parse_pricing
 from tests.factories import SETTINGS, make_job_plan
@@ -60,10 +61,15 @@ def tell(status: FineTuneJobStatus, told: Told) -> FineTuneJobStatus:
     return charged(status, after, told.prices, moment(told.at))
 
 
-def cost_of(status: FineTuneJobStatus) -> Cost:
+def ledger_of(status: FineTuneJobStatus) -> Accounting:
     assert status.accounting is not None
-    assert status.accounting.cost is not None
-    return status.accounting.cost
+    return status.accounting
+
+
+def cost_of(status: FineTuneJobStatus) -> Cost:
+    cost = ledger_of(status).cost
+    assert cost is not None
+    return cost
 
 
 UNTIL_IT_TRAINS = [
@@ -71,6 +77,15 @@ UNTIL_IT_TRAINS = [
     Told(400, Phase.RUNNING),
     Told(450, Phase.RUNNING, resumed_from=0),
 ]
+
+
+def second_attempt(starts: float, runs: float, steps: float, resumed_from: int, prices: Prices = PRICES) -> list[Told]:
+    """A second gang: when its pods start, when all of them run, and when its first step begins."""
+    gang = Told(starts, Phase.STARTING, attempt=2, prices=prices)
+    running = replace(gang, at=runs, phase=Phase.RUNNING)
+    return [gang, running, replace(running, at=steps, resumed_from=resumed_from)]
+
+
 # (story, starting, productive, lost, storage, total)
 HISTORIES: dict[str, tuple[list[Told], tuple[str, str, str, str, str]]] = {
     "nothing goes wrong for an hour": (
@@ -85,9 +100,7 @@ HISTORIES: dict[str, tuple[list[Told], tuple[str, str, str, str, str]]] = {
             *UNTIL_IT_TRAINS,
             Told(1455, Phase.RUNNING, resumed_from=0, checkpoint=(100, 1450)),
             Told(1490, Phase.RESTARTING, resumed_from=0, checkpoint=(100, 1450)),
-            Told(1550, Phase.STARTING, attempt=2),
-            Told(1560, Phase.RUNNING, attempt=2),
-            Told(1610, Phase.RUNNING, attempt=2, resumed_from=100),
+            *second_attempt(1550, 1560, 1610, resumed_from=100),
             Told(1860, Phase.SUCCEEDED, attempt=2, resumed_from=100),
         ],
         ("1.6", "20", "1.6", "1.86", "25.06"),
@@ -98,9 +111,7 @@ HISTORIES: dict[str, tuple[list[Told], tuple[str, str, str, str, str]]] = {
             *UNTIL_IT_TRAINS,
             Told(1450, Phase.RUNNING, resumed_from=0, checkpoint=(100, 1450)),
             Told(1450, Phase.RESTARTING, resumed_from=0, checkpoint=(100, 1450)),
-            Told(1550, Phase.STARTING, attempt=2),
-            Told(1560, Phase.RUNNING, attempt=2),
-            Told(1560, Phase.RUNNING, attempt=2, resumed_from=50),
+            *second_attempt(1550, 1560, 1560, resumed_from=50),
             Told(2060, Phase.SUCCEEDED, attempt=2, resumed_from=50),
         ],
         ("0.8", "16", "9.6", "2.06", "28.46"),
@@ -111,9 +122,7 @@ HISTORIES: dict[str, tuple[list[Told], tuple[str, str, str, str, str]]] = {
             *UNTIL_IT_TRAINS,
             Told(1445, Phase.SUSPENDING, resumed_from=0),
             Told(1460, Phase.SUSPENDED, resumed_from=0, checkpoint=(100, 1450)),
-            Told(87860, Phase.STARTING, attempt=2),
-            Told(87900, Phase.RUNNING, attempt=2),
-            Told(87900, Phase.RUNNING, attempt=2, resumed_from=100),
+            *second_attempt(87860, 87900, 87900, resumed_from=100),
             Told(88000, Phase.SUCCEEDED, attempt=2, resumed_from=100),
         ],
         ("0.8", "17.6", "0.16", "88", "106.56"),
@@ -124,9 +133,7 @@ HISTORIES: dict[str, tuple[list[Told], tuple[str, str, str, str, str]]] = {
         [
             *UNTIL_IT_TRAINS,
             Told(550, Phase.RESTARTING, resumed_from=0),
-            Told(600, Phase.STARTING, attempt=2, prices=replace(ON_GPUS_ALONE, gpu_hour=Decimal("0.9"))),
-            Told(600, Phase.RUNNING, attempt=2, prices=replace(ON_GPUS_ALONE, gpu_hour=Decimal("0.9"))),
-            Told(600, Phase.RUNNING, attempt=2, resumed_from=0, prices=replace(ON_GPUS_ALONE, gpu_hour=Decimal("0.9"))),
+            *second_attempt(600, 600, 600, resumed_from=0, prices=replace(ON_GPUS_ALONE, gpu_hour=Decimal("0.9"))),
             Told(700, Phase.SUCCEEDED, attempt=2, resumed_from=0, prices=ON_GPUS_ALONE),
         ],
         ("0.8", "0.4", "2.4", "0.6", "4.2"),
@@ -164,36 +171,30 @@ def test_while_nothing_changes_nothing_is_written() -> None:
 
 
 def test_without_prices_no_money_is_told() -> None:
-    status = play(*[replace(told, prices=None) for told in UNTIL_IT_TRAINS])
-    assert status.accounting is not None
-    assert status.accounting.cost is None
+    assert ledger_of(play(*[replace(told, prices=None) for told in UNTIL_IT_TRAINS])).cost is None
 
 
 def test_what_was_spent_by_now_is_what_will_be_added_up() -> None:
-    ledger = play(*UNTIL_IT_TRAINS).accounting
-    assert ledger is not None
+    ledger = ledger_of(play(*UNTIL_IT_TRAINS))
     # 0.8 while it started, 0.45 of storage until then; 0.017 for each second since.
     assert spent(ledger, NUM_GPUS, moment(450)) == Decimal("1.25")
     assert spent(ledger, NUM_GPUS, moment(3600)) == Decimal("54.8")
 
 
 def test_waiting_for_nodes_costs_storage_alone() -> None:
-    ledger = play(Told(360, Phase.PENDING)).accounting
-    assert ledger is not None
+    ledger = ledger_of(play(Told(360, Phase.PENDING)))
     assert spent(ledger, NUM_GPUS, moment(3960)) == Decimal("3.96")
 
 
 def test_when_a_budget_will_be_spent_is_known_to_the_second() -> None:
-    ledger = play(*[replace(told, prices=ON_GPUS_ALONE) for told in UNTIL_IT_TRAINS]).accounting
-    assert ledger is not None
+    ledger = ledger_of(play(*[replace(told, prices=ON_GPUS_ALONE) for told in UNTIL_IT_TRAINS]))
     # 0.8 is spent by then; the other 16.0 last for 1,000 seconds.
     assert spent_at(ledger, NUM_GPUS, Decimal("16.8"), moment(450)) == moment(1450)
     assert spent(ledger, NUM_GPUS, moment(1449)) < Decimal("16.8") <= spent(ledger, NUM_GPUS, moment(1450))
 
 
 def test_what_costs_nothing_never_spends_a_budget() -> None:
-    ledger = play(Told(360, Phase.PENDING, prices=ON_GPUS_ALONE)).accounting
-    assert ledger is not None
+    ledger = ledger_of(play(Told(360, Phase.PENDING, prices=ON_GPUS_ALONE)))
     assert spent_at(ledger, NUM_GPUS, Decimal(1), moment(400)) is None
 
 
@@ -219,35 +220,28 @@ PRICING = parse_pricing(
 PRICED = replace(SETTINGS, pricing=PRICING)
 
 
-def test_a_gang_on_nodes_of_different_prices_pays_their_mean() -> None:
-    plan = make_job_plan({"compute": {"nodes": 2, "gpusPerNode": 8}}, settings=PRICED)
-    prices = prices_of(plan, [{"kind": "spot"}, {"kind": "on-demand"}])
+def price_list(spec: dict[str, Any], *nodes: dict[str, str]) -> Prices:
+    """What a job pays, on nodes with these labels."""
+    prices = prices_of(make_job_plan(spec, settings=PRICED), nodes)
     assert prices is not None
-    assert prices.gpu_hour == 2
+    return prices
+
+
+def test_a_gang_on_nodes_of_different_prices_pays_their_mean() -> None:
+    spec = {"compute": {"nodes": 2, "gpusPerNode": 8}}
+    assert price_list(spec, {"kind": "spot"}, {"kind": "on-demand"}).gpu_hour == 2
 
 
 def test_the_labels_that_a_job_selects_its_nodes_by_need_not_be_read() -> None:
-    plan = make_job_plan({"compute": {"nodeSelector": {"kind": "spot"}}}, settings=PRICED)
-    prices = prices_of(plan, [])
-    assert prices is not None
-    assert prices.gpu_hour == 1
+    assert price_list({"compute": {"nodeSelector": {"kind": "spot"}}}).gpu_hour == 1
 
 
 def test_new_claims_are_paid_for_and_one_that_was_there_is_not() -> None:
     # 100 GiB and 1000 GiB at 0.73 a month of 730 hours: 0.1 and 1 an hour.
-    new = {"storage": {"shared": {"size": "100Gi"}, "network": {"size": "1000Gi"}}}
-    prices = prices_of(make_job_plan(new, settings=PRICED), [])
-    assert prices is not None
-    assert prices.storage_hour == Decimal("1.1")
-    there = {
-        "storage": {
-            "shared": {"claimName": "models", "size": None, "storageClassName": None},
-            "network": {"size": "1000Gi"},
-        }
-    }
-    prices = prices_of(make_job_plan(there, settings=PRICED), [])
-    assert prices is not None
-    assert prices.storage_hour == 1
+    storage = {"shared": {"size": "100Gi"}, "network": {"size": "1000Gi"}}
+    assert price_list({"storage": storage}).storage_hour == Decimal("1.1")
+    there = {"claimName": "models", "size": None, "storageClassName": None}
+    assert price_list({"storage": {**storage, "shared": there}}).storage_hour == 1
 
 
 def test_nodes_are_read_for_an_attempt_without_a_price_and_only_where_prices_differ() -> None:
