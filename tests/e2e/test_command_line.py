@@ -104,6 +104,7 @@ def live(cli: CommandLine, module_namespace: Kubectl, tmp_path_factory: pytest.T
         phase_after=kubectl.job(name).phase,
     )
     kubectl.run("delete", "finetunejob", name, timeout_seconds=SLOW)
+    kubectl.wait_until("its pods are gone", lambda: not kubectl.items("pods", f"finetune.dev/job={name}"), SLOW)
     return seen
 
 
@@ -210,7 +211,7 @@ def test_logs_follow_all_stages_and_ranks_with_their_prefixes_and_without_colour
 
 def test_logs_follow_in_a_terminal_with_a_colour_for_each_rank_until_the_job_has_ended(story: Story) -> None:
     assert f"step {STEPS}/{STEPS}" in story.followed_screen
-    assert any(line.startswith("rank 0 | ") for line in story.followed_screen.splitlines())
+    assert any(line.startswith("rank 0 ") and " | " in line for line in story.followed_screen.splitlines())
     assert b"\x1b[3" in story.followed_bytes
 
 
@@ -359,7 +360,7 @@ def test_prune_keeps_what_a_job_names_and_removes_it_when_the_job_is_gone(story:
     assert any(entry["path"] == story.job.status["plan"]["modelPath"] for entry in listed)
     for name in _job_names(story.kubectl):
         story.kubectl.run("delete", "finetunejob", name, timeout_seconds=SLOW)
-    story.kubectl.wait_until("pods are gone", lambda: not story.kubectl.items("pods", "finetune.dev/job"), SLOW)
+    story.kubectl.wait_until("all is gone", lambda: not story.kubectl.items("jobs,pods", "finetune.dev/job"), SLOW)
     unknown = story.cli.run(
         "prune", "--claim", claim
     )  # no job is left to tell the image, nor may `edit` ask the operator
