@@ -116,6 +116,40 @@ def test_the_mfu_is_seen_where_it_is_known(tmp_path: Path) -> None:
     assert_gives(tmp_path, query, MFU, [{"labels": "{}", "value": 0.43}])
 
 
+# Two teams, a scrape each minute; nothing was charged at first, so that all of it is growth.
+COSTS = {
+    'finetune_operator_cost_total{job_namespace="team-a",kind="productive",currency="USD"}': "0+12x20",
+    'finetune_operator_cost_total{job_namespace="team-a",kind="lost",currency="USD"}': "0+4x20",
+    'finetune_operator_cost_total{job_namespace="team-a",kind="storage",currency="USD"}': "0+0x20",
+    'finetune_operator_cost_total{job_namespace="team-b",kind="productive",currency="USD"}': "0+4x20",
+    'finetune_operator_cost_total{job_namespace="team-b",kind="lost",currency="USD"}': "0+0x20",
+}
+ON_MONEY = {
+    "fleet: Productive and lost cost, by namespace A": {
+        '{job_namespace="team-a", kind="productive", currency="USD"}': 60,
+        '{job_namespace="team-a", kind="lost", currency="USD"}': 20,
+        '{job_namespace="team-b", kind="productive", currency="USD"}': 20,
+        '{job_namespace="team-b", kind="lost", currency="USD"}': 0,
+    },
+    "fleet: Lost share A": {'{currency="USD"}': 0.2},
+}
+
+
+@pytest.mark.parametrize("name", ON_MONEY)
+def test_what_jobs_cost_is_seen_by_namespace_and_by_what_became_of_it(name: str, tmp_path: Path) -> None:
+    expected = [{"labels": labels, "value": value} for labels, value in ON_MONEY[name].items()]
+    assert_gives(tmp_path, QUERIES[name], COSTS, expected)
+
+
+def test_a_namespace_is_charged_with_all_that_its_jobs_cost_over_the_time_shown(tmp_path: Path) -> None:
+    query = QUERIES["fleet: Cost by namespace A"]
+    expected = [  # after five minutes, all of which are in the hour that is shown
+        {"labels": '{job_namespace="team-a", currency="USD"}', "value": 80},
+        {"labels": '{job_namespace="team-b", currency="USD"}', "value": 20},
+    ]
+    assert_gives(tmp_path, query, COSTS, expected)
+
+
 def assert_gives(directory: Path, query: str, played: dict[str, str], expected: list[dict[str, Any]]) -> None:
     """Ask Prometheus' own engine for a query over played series."""
     (directory / "rules.yaml").write_text("groups: []\n")
