@@ -151,6 +151,14 @@ def story(
 # --- before and while it runs -----------------------------------------------------------------------------------------
 
 
+def test_what_init_writes_is_taken_by_the_cluster(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    words = [*cli.words()[:3], "init", str(file), "--yes", "--nodes", "2", "--gpus", "8"]
+    subprocess.run(words, env=cli.variables, timeout=60, check=True)
+    taken = cli.run("submit", "-f", str(file), "--dry-run")
+    assert taken.stdout == "finetunejob.finetune.dev/function-calling created (server dry run)\n", taken.stderr
+
+
 def test_plan_reads_the_models_shape_from_the_hub_and_finds_room_on_both_nodes(story: Story) -> None:
     assert story.planned.exit_code == 0, story.planned.stderr
     assert f"at most {STEPS}: 4 epochs x 4, of 4 sequences (2 x 1 x 2)" in story.planned.stdout

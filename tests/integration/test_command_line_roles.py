@@ -35,13 +35,14 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="module")
 def namespace(installed: Kubectl, operator: OperatorProcess) -> Kubectl:
-    """A namespace with a job that has succeeded and one that trains."""
+    """A namespace with a job that has succeeded, one that trains, and one that rests."""
     name = f"team-{uuid.uuid4().hex[:8]}"
     installed.run("create", "namespace", name)
     kubectl = installed.within(name)
     kubectl.run("create", "secret", "generic", "tokens", "--from-literal=HF_TOKEN=hf_never_to_be_seen")
     bring_to(kubectl, "done", "succeeded", secretName="tokens")
     bring_to(kubectl, "trains", "running")
+    kubectl.apply(tiny_job("rests", suspend=True))
     return kubectl
 
 
@@ -173,6 +174,7 @@ WRITING = {
     "submit with tokens": ["submit", "-f", "{file}", "--env-file", "{env_file}"],
     "submit, dry run": ["submit", "-f", "{file}", "--dry-run"],
     "suspend": ["suspend", "trains"],
+    "resume": ["resume", "rests"],
     "retry": ["retry", "done", "--from-step", "0"],
     "retry from a checkpoint": ["retry", "done"],
     "exec": ["exec", "trains", "--", "hostname"],
@@ -183,7 +185,10 @@ WRITING = {
 
 def _state(namespace: Kubectl) -> dict[str, object]:
     names = namespace.run("get", "finetunejobs,secrets,jobs,pods", "--output", "name").split()
-    return {"objects": names, "suspended": namespace.job("trains").body["spec"].get("suspend")}
+    return {
+        "objects": names,
+        "suspended": [namespace.job(name).body["spec"].get("suspend") for name in ("trains", "rests")],
+    }
 
 
 @pytest.mark.parametrize("command", WRITING)
