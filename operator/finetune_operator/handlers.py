@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 _START_RETRY_SECONDS = 3.0
 _CATCH_UP_SECONDS = 600.0
 _CHECK_SECONDS = 60.0
+# For so long news wait that nothing follows from: with many jobs at once, more is heard until then.
+_MOMENT_SECONDS = 1.0
 
 
 def run() -> None:
@@ -107,7 +109,13 @@ class Operator:
             self.optional_kinds.has,
         )
         self.queue = WorkQueue(reconciler.reconcile, self.tell_of_failure, num_workers=self.settings.num_workers)
-        self.watches = Watches(self.cluster, self.store, self.namespaces, self.queue.add)
+        self.watches = Watches(
+            self.cluster,
+            self.store,
+            self.namespaces,
+            self.queue.add,
+            lambda key: self.queue.add_after(key, _MOMENT_SECONDS),
+        )
         self.metrics.watch_queue(lambda: len(self.queue), lambda: self.queue.num_working)
         self.metrics.watch_phases(self.phases)
         self.metrics.watch_storage(self.num_short_of_storage)
@@ -283,6 +291,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffs()
+    settings.persistence.progress_storage = _NoProgress()
     return settings
 
 
@@ -297,3 +306,22 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
     def store(self, **_: Any) -> None:
         return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Remembers nothing of handlers: kopf would look for their progress in each object at every event."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence

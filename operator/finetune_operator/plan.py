@@ -4,14 +4,14 @@ Pure: the same job, settings and access modes always give the same plan.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from finetune_operator import names
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.spec import AccessMode, Backend, Reclaim, SharedStorage
-from finetune_operator.api.status import ConditionStatus, ConditionType
+from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
 from finetune_operator.errors import InvalidJob
 from finetune_operator.names import RoleName
 from finetune_operator.pricing import Pricing
@@ -88,6 +88,8 @@ class Plan:
     """What GPUs and storage cost; None where nobody named prices."""
     reasons: tuple[str, ...]
     """What was decided on the user's behalf, and why, a sentence each."""
+    digests: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
+    """Of the manifests that were made of it, by kind and name: to see that a child is as it should be takes no more."""
 
     @property
     def name(self) -> str:
@@ -98,6 +100,10 @@ class Plan:
     def namespace(self) -> str:
         """The job's namespace."""
         return self.job.metadata.namespace
+
+    def with_status(self, status: FineTuneJobStatus) -> "Plan":
+        """Return the same plan after more was told of the job; no manifest rests on what is told."""
+        return replace(self, job=self.job.with_status(status))
 
     @cached_property
     def job_file(self) -> str:

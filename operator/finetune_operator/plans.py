@@ -4,7 +4,9 @@ Most looks at a job are for its children, which change more often than itself; t
 quarter of the work of a look.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FineTuneJobStatus
@@ -22,6 +24,12 @@ class _Known:
     claim_access_modes: ClaimAccessModes | None = None
     plan: Plan | None = None
 
+    def went_on(self, body: Body, status: FineTuneJobStatus) -> None:
+        """Take over a later version, of which only the status differs."""
+        self.body, self.job = body, self.job.with_status(status)
+        if self.plan is not None:
+            self.plan = self.plan.with_status(status)
+
 
 class Plans:
     """Keeps the newest version of each job, and its plan."""
@@ -37,8 +45,12 @@ class Plans:
             InvalidJob: with every problem and its field path.
         """
         known = self._known.get(key)
-        if known is None or known.body is not body:
+        if known is None or not _is_same_but_for_status(known.body, body):
             known = self._known[key] = _Known(body, FineTuneJob.parse(body))
+        elif known.body.get("status") == body.get("status"):
+            known.body = body
+        else:
+            known.went_on(body, FineTuneJobStatus.model_validate(body.get("status") or {}))
         return known.job
 
     def plan(self, key: JobKey, body: Body, claim_access_modes: ClaimAccessModes) -> Plan:
@@ -61,6 +73,29 @@ class Plans:
             return known.job.status
         return FineTuneJobStatus.model_validate(body.get("status") or {})
 
+    def told(self, key: JobKey, body: Body, document: Mapping[str, Any], status: FineTuneJobStatus) -> None:
+        """Take note of what has just been told of a job, which then need not be read from its new version.
+
+        Args:
+            key: the job.
+            body: its newest version.
+            document: the status as it was written.
+            status: the same.
+        """
+        known = self._known.get(key)
+        if known is not None and body.get("status") == document and _is_same_but_for_status(known.body, body):
+            known.went_on(body, status)
+
     def forget(self, key: JobKey) -> None:
         """Forget a job that is gone, or that there is nothing more to do for."""
         self._known.pop(key, None)
+
+
+def _is_same_but_for_status(body: Body, other: Body) -> bool:
+    if body is other:
+        return True
+    return bool(_without_version(body) == _without_version(other) and body.get("spec") == other.get("spec"))
+
+
+def _without_version(body: Body) -> Mapping[str, Any]:
+    return {**body["metadata"], "resourceVersion": None}

@@ -225,10 +225,13 @@ class Reconciler:
         before = self._plans.status(key, body)
         if status == before:
             return True
-        written = await self._cluster.write_status(key, body["metadata"]["uid"], status_document(status))
+        document = status_document(status)
+        written = await self._cluster.write_status(key, body["metadata"]["uid"], document)
         if written is None:
             return False
         self._store.see(written)
+        if (newest := self._store.job(key)) is not None:
+            self._plans.told(key, newest, document, status)
         self._count(key.namespace, before, status)
         for event in events_between(before, status):
             logger.info(event.note, extra={"namespace": key.namespace, "job": key.name, "reason": event.reason})

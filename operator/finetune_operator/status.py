@@ -21,6 +21,7 @@ from finetune_operator.api.status import (
 from finetune_operator.causes import Trouble
 from finetune_operator.names import ConditionReason
 from finetune_operator.progress import steps_lost, with_result
+from finetune_operator.summaries import summary_of, what_came_out
 from finetune_trainer.contract.evaluation import EvaluationReport, ExportReport
 from finetune_trainer.contract.termination import PreparedReport, TrainedReport
 
@@ -237,7 +238,7 @@ def resumed(status: FineTuneJobStatus, moment: Moment) -> FineTuneJobStatus:
 
 def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport | None) -> FineTuneJobStatus:
     """Tell that the training is done, what came out of it, and that this was all."""
-    told = Trouble(ConditionReason.SUCCEEDED, _what_came_out(report))
+    told = Trouble(ConditionReason.SUCCEEDED, what_came_out(report))
     conditions = {ConditionType.RUNNING: (_FALSE, told), ConditionType.COMPLETE: (_TRUE, told)}
     status = _told(_with_result(status, report), moment, Phase.SUCCEEDED, told.reason, conditions)
     return _finished(status, moment, told)
@@ -245,7 +246,7 @@ def succeeded(status: FineTuneJobStatus, moment: Moment, report: TrainedReport |
 
 def trained(status: FineTuneJobStatus, moment: Moment, report: TrainedReport | None) -> FineTuneJobStatus:
     """Tell that the training is done and what came out of it; evaluating comes next."""
-    ended = Trouble(ConditionReason.SUCCEEDED, _what_came_out(report))
+    ended = Trouble(ConditionReason.SUCCEEDED, what_came_out(report))
     status = attempt_ended(_with_result(status, report), moment, ended)
     told = Trouble(ConditionReason.TRAINED, ended.message)
     return _told(status, moment, Phase.PENDING, told.reason, {ConditionType.RUNNING: (_FALSE, told)})
@@ -323,23 +324,6 @@ def is_finished(status: FineTuneJobStatus) -> bool:
     return _TRUE in (answer(status, ConditionType.COMPLETE), answer(status, ConditionType.FAILED))
 
 
-def summary_of(report: PreparedReport) -> str:
-    """Return what prepare found, in a sentence or two."""
-    read, kept, held_out = (
-        sum(getattr(dataset, field) for dataset in report.datasets)
-        for field in ("rows_read", "rows_kept", "rows_held_out")
-    )
-    dropped = f"{read - kept - held_out} of {read} rows dropped" if kept + held_out < read else f"all {read} rows used"
-    if held_out:
-        dropped += f", {held_out} held out"
-    return (
-        f"{report.model} ({report.model_family}, {_count(report.parameters)} parameters, "
-        f"{_count(report.trainable_parameters)} trained): {report.sequences} sequences, "
-        f"{_count(report.tokens)} tokens, {dropped}; {report.total_steps} steps of {report.global_batch} sequences on "
-        f"{report.world_size} processes, {report.precision}, {report.sharding}."
-    )
-
-
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 Answers = dict[ConditionType, tuple[ConditionStatus, Trouble]]
 
@@ -388,25 +372,9 @@ def _with_result(status: FineTuneJobStatus, report: TrainedReport | None) -> Fin
     return with_result(status, report).model_copy(update={"result": Result(**report.model_dump())})
 
 
-def _what_came_out(report: TrainedReport | None) -> str:
-    if report is None:
-        return "The training is done; its last report is lost because the pod of rank 0 was deleted."
-    return (
-        f"Loss {report.first_loss:.3f} -> {report.final_loss:.3f} in {report.steps} steps; the adapter is in "
-        f"{report.adapter_path} on the shared filesystem."
-    )
-
-
 def _failure(moment: Moment, cause: Trouble) -> Failure:
     return Failure(time=moment.text, reason=str(cause.reason), message=_attempt_message(cause))
 
 
 def _attempt_message(cause: Trouble) -> str:
     return cause.message[:_MAX_ATTEMPT_MESSAGE_CHARACTERS]
-
-
-def _count(number: int) -> str:
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return str(number)

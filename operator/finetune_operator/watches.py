@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from finetune_operator import names
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError
+from finetune_operator.news import can_wait
 from finetune_operator.queue import Backoff
 from finetune_operator.resources import FINE_TUNE_JOBS, Resource
 from finetune_operator.store import Body, JobKey, Store
@@ -27,7 +28,12 @@ class Watches:
     """Keeps the store up to date, and wakes the job of every object that changes."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, namespaces: Sequence[str | None], wake: Callable[[JobKey], None]
+        self,
+        cluster: Cluster,
+        store: Store,
+        namespaces: Sequence[str | None],
+        wake: Callable[[JobKey], None],
+        wake_in_a_moment: Callable[[JobKey], None],
     ) -> None:
         """Follow nothing yet.
 
@@ -36,11 +42,13 @@ class Watches:
             store: what is kept up to date.
             namespaces: where to look; None stands for all of them.
             wake: called with each job of which something was heard.
+            wake_in_a_moment: called in its place when what was heard can wait.
         """
         self._cluster = cluster
         self._store = store
         self._namespaces = namespaces
         self._wake = wake
+        self._wake_in_a_moment = wake_in_a_moment
         self._versions: dict[tuple[Resource, str | None], str] = {}
         self._followed: list[Resource] = []
         self._group: asyncio.TaskGroup | None = None
@@ -118,7 +126,8 @@ class Watches:
             return
         key = self._store.forget(body) if kind == "DELETED" else self._store.see(body)
         if key is not None:
-            self._wake(key)
+            waits = kind != "DELETED" and can_wait(body)
+            (self._wake_in_a_moment if waits else self._wake)(key)
 
 
 def _selector(resource: Resource) -> str:

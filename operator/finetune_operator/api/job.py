@@ -62,6 +62,10 @@ class FineTuneJob(BaseModel):
             problems = describe_problems(error, cls, prefix="")
             raise InvalidJob([problem.removeprefix(".") for problem in problems]) from error
 
+    def with_status(self, status: FineTuneJobStatus) -> "FineTuneJob":
+        """Return the same job after more was told of it."""
+        return self.model_copy(update={"status": status})
+
     def trainer_job(self) -> TrainerJob:
         """Return the part of the job that the trainer reads."""
         return TrainerJob(

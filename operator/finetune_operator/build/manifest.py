@@ -33,6 +33,11 @@ def with_digest(manifest: Manifest) -> Manifest:
     return manifest | {"metadata": fields | {"annotations": fields.get("annotations", {}) | annotations}}
 
 
+def digest_of(manifest: Manifest) -> str:
+    """Return the digest that a manifest carries."""
+    return str(manifest["metadata"]["annotations"][names.Annotation.MANIFEST_DIGEST])
+
+
 def manifests_text(manifests: Sequence[Manifest]) -> str:
     """Return manifests as YAML documents; a text of several lines stands as it is written."""
     return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=True, width=120)

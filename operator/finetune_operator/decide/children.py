@@ -7,7 +7,7 @@ from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.build import Manifest, Wanted
 from finetune_operator.causes import Trouble
 from finetune_operator.decide.decision import LOOK_AGAIN_SECONDS, Look
-from finetune_operator.names import Annotation, ConditionReason
+from finetune_operator.names import ConditionReason
 from finetune_operator.observe import Observed
 from finetune_operator.store import ObjectKey
 from finetune_operator.workloads import Child, JobSeen, JobState
@@ -38,8 +38,7 @@ def _manifest_if_due(item: Wanted, child: Child | None) -> Manifest | None:
         return item.build()
     if child.deleting or item.key.kind not in _CHANGEABLE_KINDS:
         return None
-    manifest = item.build()
-    return manifest if child.digest != manifest["metadata"]["annotations"][Annotation.MANIFEST_DIGEST] else None
+    return item.build() if child.digest != item.digest() else None
 
 
 def obstacle(wanted: Iterable[Wanted], observed: Observed) -> Trouble | None:

@@ -67,7 +67,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def following(cluster: SomeCluster, until: Callable[[Store], bool]) -> tuple[Store, list[JobKey]]:
     """Follow Jobs until the store looks as expected; return the store, and which jobs were woken."""
     store, woken = Store(), list[JobKey]()
-    followed = Watches(cluster, store, (None,), woken.append)  # type: ignore[arg-type]
+    followed = Watches(cluster, store, (None,), woken.append, woken.append)  # type: ignore[arg-type]
     await followed.follow(JOBS)
     task = asyncio.create_task(followed.run())
     await _until(lambda: until(store), task)
@@ -124,7 +124,7 @@ async def test_what_was_deleted_while_the_api_server_forgot_is_found_missing_by_
 async def test_what_the_operator_has_just_written_wakes_nobody_when_it_comes_back() -> None:
     cluster = SomeCluster([Listing([], "7")], [[("ADDED", job(8)), ("MODIFIED", job(9))]])
     store, woken = Store(), list[JobKey]()
-    followed = Watches(cluster, store, (None,), woken.append)  # type: ignore[arg-type]
+    followed = Watches(cluster, store, (None,), woken.append, woken.append)  # type: ignore[arg-type]
     await followed.follow(JOBS)
     store.see(job(8))
     task = asyncio.create_task(followed.run())
@@ -142,6 +142,27 @@ async def test_what_a_controller_notes_for_itself_wakes_nobody() -> None:
     assert woken == [CALLS, CALLS]
 
 
+async def test_news_that_nothing_follows_from_wakes_its_job_in_a_moment_and_its_deletion_at_once() -> None:
+    begun = job(8) | {"status": {"startTime": "2026-11-23T05:00:00Z"}}
+    cluster = SomeCluster(
+        [Listing([], "7")], [[("ADDED", begun), ("DELETED", begun | {"metadata": job(9)["metadata"]})]]
+    )
+    store, woken = Store(), list[str]()
+    followed = Watches(
+        cluster,  # type: ignore[arg-type]
+        store,
+        (None,),
+        lambda key: woken.append(f"{key.name} now"),
+        lambda key: woken.append(f"{key.name} in a moment"),
+    )
+    await followed.follow(JOBS)
+    task = asyncio.create_task(followed.run())
+    await _until(lambda: len(woken) == 2, task)
+    assert woken == ["calls in a moment", "calls now"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_deleted_object_is_forgotten() -> None:
     cluster = SomeCluster([Listing([job(3)], "7")], [[("DELETED", job(8))]])
     store, _ = await following(cluster, lambda store: version_of(store) is None)
@@ -151,7 +172,7 @@ async def test_a_deleted_object_is_forgotten() -> None:
 async def test_a_kind_that_is_followed_later_is_heard_of_at_once() -> None:
     cluster = SomeCluster([Listing([], "7")], [[("ADDED", job(8))]])
     store = Store()
-    followed = Watches(cluster, store, (None,), lambda _: None)  # type: ignore[arg-type]
+    followed = Watches(cluster, store, (None,), lambda _: None, lambda _: None)  # type: ignore[arg-type]
     task = asyncio.create_task(followed.run())
     await asyncio.sleep(0)
     await followed.follow(JOBS)
