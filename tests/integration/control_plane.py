@@ -58,7 +58,10 @@ class ControlPlane:
 
 @contextmanager
 def running_control_plane(
-    directory: Path, controllers: Sequence[str] = CONTROLLERS, api_server_arguments: Sequence[str] = ()
+    directory: Path,
+    controllers: Sequence[str] = CONTROLLERS,
+    api_server_arguments: Sequence[str] = (),
+    controller_manager_arguments: Sequence[str] = (),
 ) -> Iterator[ControlPlane]:
     """Run a control plane for as long as the block lasts."""
     port, etcd_port, etcd_peer_port = free_ports(3)
@@ -75,7 +78,7 @@ def running_control_plane(
         plane.processes.append(_start(directory, "kube-apiserver", arguments))
         _wait_until_ready(plane)
         if controllers:
-            arguments = _controller_arguments(plane, controllers)
+            arguments = [*_controller_arguments(plane, controllers), *controller_manager_arguments]
             plane.processes.append(_start(directory, "kube-controller-manager", arguments))
         yield plane
     finally:

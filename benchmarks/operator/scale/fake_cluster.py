@@ -31,6 +31,8 @@ _NODE_AMOUNTS = {"cpu": "100k", "memory": "1Pi", "pods": "1M", "nvidia.com/gpu":
 # NB: etcd before 3.4.25, which Debian 12 has, cannot stream a list, and the API server takes each watch from version 0,
 # which is how kwok watches, for a wish to have one. It refuses, and kwok would see pods up to half a minute late.
 _API_SERVER_ARGUMENTS = ("--feature-gates=WatchList=false",)
+# By default five: whoever makes a thousand Jobs at once would wait for that.
+_CONTROLLER_MANAGER_ARGUMENTS = ("--concurrent-job-syncs=16",)
 _CLIENT_LIMITS = ("--kube-api-qps=300", "--kube-api-burst=600")
 _SHARED = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
 _STAGES = Path(__file__).with_name("fake_nodes.yaml")
@@ -50,7 +52,9 @@ class FakeCluster:
 def running_fake_cluster(directory: Path) -> Iterator[FakeCluster]:
     """Run a control plane and fake nodes for as long as the block lasts, with the operator's definition and roles."""
     with contextlib.ExitStack() as stack:
-        plane = stack.enter_context(running_control_plane(directory, _CONTROLLERS, _API_SERVER_ARGUMENTS))
+        plane = stack.enter_context(
+            running_control_plane(directory, _CONTROLLERS, _API_SERVER_ARGUMENTS, _CONTROLLER_MANAGER_ARGUMENTS)
+        )
         kubectl = Kubectl(layout.binary("kubectl"), plane.admin_kubeconfig)
         install(kubectl, render_chart())
         kubectl.apply(*(_node(index) for index in range(_NUM_NODES)), *_namespace_and_volume())
