@@ -14,6 +14,7 @@ from finetune_operator.accounting import growth_between, wait_between
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Activity, ConditionStatus, ConditionType, FineTuneJobStatus, Phase
 from finetune_operator.causes import Trouble, is_pending_claim
+from finetune_operator.claims import Claims
 from finetune_operator.cluster import Cluster
 from finetune_operator.cost import attempt_to_price
 from finetune_operator.cost import growth_between as cost_growth
@@ -30,19 +31,21 @@ from finetune_operator.settings import Settings
 from finetune_operator.status import Moment, answer, is_finished
 from finetune_operator.store import Body, JobKey, ObjectKey, Store
 from finetune_operator.training_operator import why_backend_is_missing
+from finetune_operator.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 _CLAIM = "PersistentVolumeClaim"
 # To the gangs of all jobs together: forty are each asked in the interval that was set, a thousand every four minutes.
 _QUESTIONS_PER_SECOND = 4.0
+_QUESTIONS_AT_ONCE = 16
 
 
 class Reconciler:
     """Brings jobs one step further, one job at a time for each call.
 
-    It remembers when rank 0 was last asked, and the plan of a job that has not changed since; to forget that costs a
-    question, or a little time.
+    It remembers when rank 0 was last asked and when its turn is, the plan of a job that has not changed since, and the
+    claims that were just found; to forget that costs a question, or a little time.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class Reconciler:
         self._clock = clock
         self._has_kind = has_kind
         self._plans = Plans(settings)
+        self._claims = Claims(lambda key, name: cluster.find(_CLAIM, key, name), clock)
         self._asked: dict[JobKey, datetime] = {}
+        self._turns: Turns[JobKey] = Turns(_QUESTIONS_PER_SECOND, _QUESTIONS_AT_ONCE)
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Take the job's next step; return after how many seconds to look again, or None to wait for a change.
@@ -83,7 +88,7 @@ class Reconciler:
         body = self._store.job(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             # What belonged to the job goes by its owner references.
-            self._asked.pop(key, None)
+            self._forget_questions(key)
             self._plans.forget(key)
             return None
         with self._metrics.reconcile_seconds.time():
@@ -95,7 +100,7 @@ class Reconciler:
                 await self._remove(key, body, decision)
         if decision.status.phase is Phase.RUNNING or is_finished(decision.status):
             self._plans.forget(key)  # it is looked at seldom from now on, and plans take memory
-        return decision.wake_after_seconds
+        return _earlier(decision.wake_after_seconds, self._turns.seconds_until(key, self._clock()))
 
     async def _decide(self, key: JobKey, body: Body, obstacle: Trouble | None = None) -> Decision:
         moment = Moment(self._clock(), body["metadata"].get("generation", 1))
@@ -132,7 +137,8 @@ class Reconciler:
             known = self._store.find(key, ObjectKey(_CLAIM, storage.claim_name))
             if accepted and known is not None and not is_pending_claim(known):
                 continue
-            claim = await self._cluster.find(_CLAIM, key, storage.claim_name)
+            find = self._claims.find_first if known is None else self._claims.find
+            claim = await find(key, storage.claim_name)
             if claim is not None:
                 self._store.see(claim, key)
             elif known is not None:
@@ -180,20 +186,26 @@ class Reconciler:
             return ()
 
     async def _listen(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Heard | None:
-        """Ask rank 0 how far it is, when the gang runs and it was not asked just now."""
+        """Ask rank 0 how far it is, when the gang runs, it was not asked just now, and it is its turn among all."""
         status, last = plan.job.status, self._asked.get(key)
         if answer(status, ConditionType.RUNNING) is not ConditionStatus.TRUE or not status.attempts:
-            self._asked.pop(key, None)
+            self._forget_questions(key)
             return None
         if last is not None:
             # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
             interval_seconds = ask_again_after_seconds(plan.job, status, last, self._timing) - 0.5
             if (now - last).total_seconds() < interval_seconds:
                 return None
+        if not self._turns.take(key, now):
+            return None
         self._asked[key] = now
         gang = observed.gangs.get(status.attempts[-1].number, ())
         address = gang[0].pods[0].ip if gang and gang[0].pods else None
         return Heard(answers=False) if address is None else await self._cluster.read_progress(address)
+
+    def _forget_questions(self, key: JobKey) -> None:
+        self._asked.pop(key, None)
+        self._turns.forget(key)
 
     async def _make(self, key: JobKey, decision: Decision) -> Trouble | None:
         """Apply objects; return why the API server refused one, which is told and tried again later."""
@@ -263,6 +275,10 @@ class Reconciler:
         for attempt in after.attempts:
             if attempt.ended is not None and attempt.number not in known:
                 self._metrics.attempts.labels(attempt.reason).inc()
+
+
+def _earlier(seconds: float | None, other_seconds: float | None) -> float | None:
+    return min((found for found in (seconds, other_seconds) if found is not None), default=None)
 
 
 def status_document(status: FineTuneJobStatus) -> dict[str, Any]:

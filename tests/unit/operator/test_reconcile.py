@@ -293,6 +293,19 @@ async def test_rank_0_is_asked_soon_and_ever_more_rarely_until_it_tells_of_its_t
     assert asked_at == [0, 2, 4, 8, 16, 26, 36]
 
 
+async def test_a_gang_among_many_is_asked_when_its_turn_comes_and_told_of_until_then_as_it_was() -> None:
+    world = World(TWO_NODES).until_running()
+    async with looking_at({}, world=world) as (server, reconciler):
+        while reconciler._turns.take(JobKey("team-b", "other"), world.now):
+            pass
+        assert await reconciler.reconcile(CALLS) == 0.5  # a quarter of a second after the other's
+        assert CALLS not in reconciler._asked
+        assert server.requests == []
+        world.advance(0.5)
+        await reconciler.reconcile(CALLS)
+        assert CALLS in reconciler._asked
+
+
 def _on_nodes() -> World:
     """A gang whose pods have just come to run on two nodes."""
     world = World(TWO_NODES).until_prepared()
