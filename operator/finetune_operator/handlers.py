@@ -50,6 +50,8 @@ _CATCH_UP_SECONDS = 600.0
 _CHECK_SECONDS = 60.0
 # For so long news wait that nothing follows from: with many jobs at once, more is heard until then.
 _MOMENT_SECONDS = 1.0
+# How kopf's watch of the jobs tries again; after two minutes of refusals it ends, and the operator with it.
+_KOPF_RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, *(5.0,) * 24)
 
 
 def run() -> None:
@@ -292,6 +294,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
+    settings.networking.error_backoffs = _KOPF_RETRY_DELAYS_SECONDS
     return settings
 
 

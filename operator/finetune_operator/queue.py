@@ -18,7 +18,7 @@ class Backoff:
     """Delays between the retries of a failing key."""
 
     first_seconds: float = 0.5
-    longest_seconds: float = 120.0
+    longest_seconds: float = 30.0
 
     def delay_seconds(self, failures: int) -> float:
         """Return the delay after this many failures in a row (at least 1)."""

@@ -128,16 +128,19 @@ class Store:
     def catch_up(self, kind: str, listed: Iterable[Body], known_before: frozenset[str]) -> frozenset[JobKey]:
         """Bring a kind up to date with a list, and return the jobs for which something changed.
 
-        A watch that was interrupted for long misses deletions. What was known before the list was asked for and is not
-        on it is gone; what was seen since then is newer than the list and stays.
+        A watch that was interrupted for long misses changes and deletions. What was known before the list was asked for
+        and is not on it is gone; what was forgotten since then stays forgotten, and what was seen since then is newer
+        than the list and stays.
         """
-        changed, present = set(), set()
+        changed, present, known_now = set(), set(), self.uids(kind)
         for body in listed:
-            present.add(body["metadata"]["uid"])
+            uid = body["metadata"]["uid"]
+            present.add(uid)
             key = job_key(body)
-            if key is not None and body["metadata"]["uid"] not in known_before:
-                self.see(body, key)
-                changed.add(key)
+            if key is None or (uid in known_before and uid not in known_now) or self.knows(body):
+                continue
+            self.see(body, key)
+            changed.add(key)
         gone = known_before - present
         for key, objects in tuple(self._objects.items()):
             for child, body in tuple(objects.items()):

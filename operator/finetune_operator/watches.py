@@ -19,7 +19,8 @@ from finetune_operator.store import Body, JobKey, Store
 
 logger = logging.getLogger(__name__)
 
-_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30.0)
+# Not longer: an API server that is back is to be heard of soon, and a handful of requests burden nobody.
+_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=5.0)
 _PAUSE_SECONDS = 0.1  # between two watches, should an API server end each at once
 _GONE = 410  # the API server has forgotten what came after the version that we know
 
@@ -114,7 +115,8 @@ class Watches:
                     self._see(kind, body)
                 await asyncio.sleep(_PAUSE_SECONDS)
             except ApiError as error:
-                version = None if error.status == _GONE else version
+                if error.status == _GONE:  # it answers: a new list is all that is needed, however long it was away
+                    version, failures = None, 0
                 failures += 1
                 delay_seconds = _BACKOFF.delay_seconds(failures)
                 logger.warning("%s", error, extra={"retry_after_seconds": delay_seconds})

@@ -14,10 +14,12 @@ def _job(version: int = 1, uid: str = "uid-1", namespace: str = "team-a") -> dic
     }
 
 
-def _pod(name: str, version: int = 1, uid: str | None = None, job: str | None = "calls") -> dict[str, Any]:
+def _pod(
+    name: str, version: int = 1, uid: str | None = None, job: str | None = "calls", phase: str = "Pending"
+) -> dict[str, Any]:
     labels = {} if job is None else {"finetune.dev/job": job}
     metadata = {"name": name, "namespace": "team-a", "uid": uid or name, "resourceVersion": str(version)}
-    return {"kind": "Pod", "metadata": metadata | {"labels": labels}}
+    return {"kind": "Pod", "metadata": metadata | {"labels": labels}, "status": {"phase": phase}}
 
 
 def test_a_child_is_found_under_the_job_that_its_label_names() -> None:
@@ -121,6 +123,32 @@ def test_a_list_that_is_no_news_changes_nothing() -> None:
     store = Store()
     store.see(_pod("there"))
     assert store.catch_up("Pod", [_pod("there")], store.uids("Pod")) == frozenset()
+
+
+def test_what_changed_while_nobody_listened_is_seen_on_the_list() -> None:
+    store = Store()
+    store.see(_pod("ended", phase="Running"))
+    changed = store.catch_up("Pod", [_pod("ended", version=5, phase="Succeeded")], store.uids("Pod"))
+    assert changed == {CALLS}
+    (pod,) = store.children(CALLS)
+    assert pod["status"]["phase"] == "Succeeded"
+
+
+def test_what_was_deleted_while_it_was_listed_does_not_come_back() -> None:
+    store = Store()
+    store.see(_pod("gone"))
+    known_before = store.uids("Pod")
+    store.forget(_pod("gone"))
+    assert store.catch_up("Pod", [_pod("gone")], known_before) == frozenset()
+    assert store.children(CALLS) == ()
+
+
+def test_what_changed_since_it_was_listed_stays_as_it_is_now() -> None:
+    store = Store()
+    store.see(_pod("ended", version=5, phase="Succeeded"))
+    assert store.catch_up("Pod", [_pod("ended", version=4, phase="Running")], store.uids("Pod")) == frozenset()
+    (pod,) = store.children(CALLS)
+    assert pod["status"]["phase"] == "Succeeded"
 
 
 def test_a_claim_of_somebody_else_is_remembered_for_the_job_that_uses_it() -> None:

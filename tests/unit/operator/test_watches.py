@@ -121,6 +121,13 @@ async def test_what_was_deleted_while_the_api_server_forgot_is_found_missing_by_
     assert cluster.lists == []
 
 
+async def test_what_changed_while_the_api_server_forgot_is_read_from_a_new_list_and_wakes_its_job() -> None:
+    forgotten = ApiError("watch jobs: too old resource version", 410)
+    cluster = SomeCluster([Listing([job(3)], "7"), Listing([job(80)], "90")], [[forgotten], []])
+    _, woken = await following(cluster, lambda store: version_of(store) == "80")
+    assert woken == [CALLS, CALLS]
+
+
 async def test_what_the_operator_has_just_written_wakes_nobody_when_it_comes_back() -> None:
     cluster = SomeCluster([Listing([], "7")], [[("ADDED", job(8)), ("MODIFIED", job(9))]])
     store, woken = Store(), list[JobKey]()
