@@ -29,9 +29,9 @@ def hub_endpoint() -> str:
 
 
 @pytest.fixture(scope="session")
-def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
-    """The chart, installed as a person installs it; kubectl in the operator's namespace."""
-    values = {
+def chart_values(hub_endpoint: str) -> dict[str, str]:
+    """What the chart is told about this cluster."""
+    return {
         "image": OPERATOR.reference(),
         "trainer.image": TRAINER.reference(),
         "trainer.hubEndpoint": hub_endpoint,
@@ -40,8 +40,16 @@ def operator(cluster: Kubectl, hub_endpoint: str) -> Kubectl:
         "progressIntervalSeconds": "2",
         "pricing.currency": "USD",
         "pricing.gpuHour.default": "3.60",  # a process counts as a GPU
+        # A minute each by default, which is longer than a test should wait for a lost node.
+        "trainer.unreachableNodeSeconds": "15",
+        "trainer.forceDeleteSeconds": "15",
     }
-    install_chart(layout.binary("helm"), cluster.kubeconfig, values)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Kubectl, chart_values: dict[str, str]) -> Kubectl:
+    """The chart, installed as a person installs it; kubectl in the operator's namespace."""
+    install_chart(layout.binary("helm"), cluster.kubeconfig, chart_values)
     return cluster.within("finetune-system")
 
 

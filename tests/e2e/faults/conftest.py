@@ -35,3 +35,10 @@ def outcome(request: pytest.FixtureRequest, matrix: Matrix) -> Outcome:
     outcome = matrix.outcome(request.param)
     outcome.keep()
     return outcome
+
+
+@pytest.fixture(scope="session")
+def alone(matrix: Matrix) -> Matrix:
+    """Nothing else is under way: the whole cluster may be disturbed."""
+    matrix.settle()
+    return matrix

@@ -14,11 +14,17 @@ def assert_as_undisturbed(outcome: Outcome, matrix: Matrix) -> None:
     assert outcome.adapter.startswith("sha256:")
     assert outcome.adapter == undisturbed.adapter
     assert [step.number for step in outcome.steps] == list(range(1, TOTAL_STEPS + 1))
-    assert_one_gang_and_nothing_left(outcome)
+    assert_one_gang_told_of_and_nothing_left(outcome)
 
 
-def assert_one_gang_and_nothing_left(outcome: Outcome) -> None:
-    """At no time pods of two attempts ran, and what is left of the deleted job is the claim that it was to keep."""
+def assert_one_gang_told_of_and_nothing_left(outcome: Outcome) -> None:
+    """At no time pods of two attempts ran, each end of one is told of, and of the deleted job only the claim is left
+    that it was to keep.
+    """
+    for attempt in outcome.attempts:
+        assert attempt["ended"]
+        assert attempt["message"] or attempt["reason"] == "Succeeded"
+        assert any(event.startswith(f"{attempt['reason']}: ") for event in outcome.events), (attempt, outcome.events)
     assert outcome.overlaps == []
     assert outcome.attempts_seen <= {attempt["number"] for attempt in outcome.attempts}
     assert outcome.attempts_seen, "the watch has seen no gang at all"

@@ -64,6 +64,12 @@ def agent_process(pod: Manifest) -> Process:
     return _only(pod, "the agent", lambda command: command.startswith("python -m finetune_trainer train"))
 
 
+def operator_process(pod: Manifest) -> Process:
+    """Return the process of the operator's pod that does its work; its parent only hands signals on."""
+    begins = "python -m finetune_operator"
+    return _only(pod, "the operator", lambda command: command.startswith(begins), timeout_seconds=120)
+
+
 def processes_of(pod: Manifest) -> list[Process]:
     """Return all processes of a pod, its sandbox's too."""
     mark = f"/pod{pod['metadata']['uid']}/"

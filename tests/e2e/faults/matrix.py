@@ -1,7 +1,7 @@
 """Strikes the faults of a session side by side, a few at a time, as most of their time is waiting."""
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
@@ -39,6 +39,13 @@ class Matrix:
     def undisturbed(self, backend: str) -> Outcome:
         """Return the outcome of the job to which nothing happens, which is run once for each back-end."""
         return self.outcome(UNDISTURBED[backend])
+
+    def settle(self) -> None:
+        """Wait until nothing is under way, so that the whole cluster can be disturbed; then all jobs are compared with
+        those that were not."""
+        for fault in UNDISTURBED.values():
+            self._begin(fault)
+        wait(self._outcomes.values())
 
     def __enter__(self) -> Self:
         return self

@@ -3,8 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from finetune_trainer.checkpoint.layout import find_checkpoints
@@ -12,7 +12,7 @@ from finetune_trainer.contract.paths import JobPaths
 from tests.e2e.faults.fault import Fault
 from tests.e2e.faults.gangs import JobName
 from tests.e2e.faults.outcome import Outcome, read_steps
-from tests.e2e.faults.tiny import manifest_of
+from tests.e2e.faults.tiny import STEPS_A_CHECKPOINT, manifest_of
 from tests.e2e.faults.watch import Watch
 from tests.e2e.kubectl import JobView, Kubectl, Manifest, fresh_namespace
 
@@ -163,6 +163,20 @@ def running(kubectl: Kubectl, watch: Watch, fault: Fault) -> Iterator[Run]:
         run.apply()
         run.wait("the job is seen", lambda: bool(run.job.body), timeout_seconds=60)
         yield run
+
+
+def strike_together(
+    kubectl: Kubectl, watch: Watch, faults: Iterable[Fault], strike: Callable[[Sequence[Run]], None]
+) -> list[Outcome]:
+    """Disturb several jobs by one and the same event, when each of them has a checkpoint and trains on."""
+    with ExitStack() as stack:
+        runs = [stack.enter_context(running(kubectl, watch, fault)) for fault in faults]
+        for run in runs:
+            run.wait_for_checkpoint(STEPS_A_CHECKPOINT)
+        for run in runs:
+            run.mark()
+        strike(runs)
+        return [run.finish() for run in runs]
 
 
 def _is_everywhere(found: Manifest) -> bool:

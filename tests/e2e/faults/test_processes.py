@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.faults.expected import assert_as_undisturbed, assert_one_gang_and_nothing_left
+from tests.e2e.faults.expected import assert_as_undisturbed, assert_one_gang_told_of_and_nothing_left
 from tests.e2e.faults.fault import PYTORCH_JOB, Fault, disturbed_by
 from tests.e2e.faults.host import agent_process, rank_process
 from tests.e2e.faults.matrix import Matrix
@@ -102,7 +102,7 @@ def test_a_pod_whose_memory_ran_out_once_goes_on_from_its_last_checkpoint(outcom
     )
 )
 def test_a_pod_whose_memory_never_suffices_fails_and_says_what_to_raise(outcome: Outcome) -> None:
-    assert_one_gang_and_nothing_left(outcome)
+    assert_one_gang_told_of_and_nothing_left(outcome)
     assert outcome.job.phase == "Failed"
     assert outcome.reasons == ["OOMKilled", "OOMKilled"]
     message = outcome.job.condition("Failed")["message"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.faults.expected import assert_as_undisturbed, assert_one_gang_and_nothing_left
+from tests.e2e.faults.expected import assert_as_undisturbed, assert_one_gang_told_of_and_nothing_left
 from tests.e2e.faults.fault import Fault, disturbed_by
 from tests.e2e.faults.host import rank_process
 from tests.e2e.faults.matrix import Matrix
@@ -59,7 +59,7 @@ def test_a_job_whose_disk_was_full_for_a_while_goes_on(outcome: Outcome, matrix:
     Fault("disk-full", "disk of the claim full", fill_volume, spec=ON_SMALL_VOLUME, surroundings=small_volume)
 )
 def test_a_job_whose_disk_stays_full_is_tried_once_more_and_fails_with_its_checkpoint_kept(outcome: Outcome) -> None:
-    assert_one_gang_and_nothing_left(outcome)
+    assert_one_gang_told_of_and_nothing_left(outcome)
     assert outcome.job.phase == "Failed"
     assert outcome.reasons == ["StorageFull", "StorageFull"]
     message = outcome.job.condition("Failed")["message"]
