@@ -38,6 +38,9 @@ class Process:
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     def memory_group(self) -> Path:
         """Return the control group whose limit of memory the process shares."""
         groups = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
