@@ -9,16 +9,17 @@ import torch.multiprocessing
 
 from finetune_trainer.architecture import read_shape
 from finetune_trainer.clock import StepClock
-from finetune_trainer.contract.spec import Lora
+from finetune_trainer.contract.spec import Lora, Sharding
 from finetune_trainer.data.batch import make_batch
-from finetune_trainer.exchange import Exchange
-from finetune_trainer.filling import fill_weights, layer_by_layer
+from finetune_trainer.exchange import make_exchange
+from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.fused.spread import SpreadLayers
+from finetune_trainer.gang import Place
 from finetune_trainer.lora import adapter_parameters, initialise_adapters
 from finetune_trainer.model import read_weights
 from tests.tiny_run import random_sequence, write_tiny_model
@@ -35,8 +36,7 @@ def gradients_of_two_steps(
     shape = read_shape(directory)
     frozen = FORMATS[name](torch.bfloat16, device)
     model = FusedDecoder(shape, Lora(rank=8, alpha=16, dropout=0), torch.bfloat16, device, 256, False, frozen, spread)
-    destinations = model.destinations()
-    fill_weights(destinations, layer_by_layer(destinations, read_weights(directory, shape)))
+    fill_weights(model.destinations(), read_weights(directory, shape, device))
     if spread is not None:
         spread.publish()
     initialise_adapters(model, 0)
@@ -58,11 +58,11 @@ def compare(rank: int, directory: Path, store: Path) -> None:
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", f"file://{store}", rank=rank, world_size=NUM_GPUS, device_id=device)
-    group = dist.group.WORLD
-    assert group is not None
+    place = Place(rank, rank, NUM_GPUS, NUM_GPUS, device)
     for name in FORMATS:
         expected = gradients_of_two_steps(directory, name, None, device)
-        spread = SpreadLayers(Exchange(group, device), NUM_LAYERS, StepClock(device), smallest_bytes=1 << 14)
+        exchange = make_exchange(Sharding.FULL, place)
+        spread = SpreadLayers(exchange, NUM_LAYERS, StepClock(device), smallest_bytes=1 << 14)
         assert gradients_of_two_steps(directory, name, spread, device) == expected, name
     dist.destroy_process_group()
 

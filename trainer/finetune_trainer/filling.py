@@ -1,7 +1,6 @@
 """Where the weights of a checkpoint go."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +32,8 @@ class Destination:
 def fill_weights(destinations: Mapping[str, Destination], weights: Iterable[tuple[str, Tensor]]) -> None:
     """Copy each weight to its place.
 
-    Only one whole weight is in memory at a time. Each process reads the files itself: those of a node share the page
-    cache, and nothing is sent.
+    Each process reads the files itself: those of a node share the page cache, and nothing is sent. Where layers are
+    spread over processes, the weights of one have to come one after another.
 
     Raises:
         TrainerError: MODEL_UNSUPPORTED when weights are missing, have another shape, or belong nowhere,
@@ -64,33 +63,6 @@ def fill_weights(destinations: Mapping[str, Destination], weights: Iterable[tupl
             f"{len(damaged)} weights hold NaN or infinity, {damaged[0]} for one: the model's files are damaged, or its "
             "numbers are too large for the precision; copy the model again, or set training.precision: fp32",
         )
-
-
-def layer_by_layer(names: Iterable[str], weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield weights so that those of a layer come one after another.
-
-    Held back until a layer is complete are few of them, as files hold layers in order, and they are memory-mapped.
-
-    Args:
-        names: of all weights that are expected; what is of layer i is called `layers.<i>.<...>`.
-        weights: in any order.
-    """
-    expected = Counter(_layer_of(name) for name in names)
-    held: defaultdict[str | None, list[tuple[str, Tensor]]] = defaultdict(list)
-    for name, weight in weights:
-        layer = _layer_of(name)
-        if layer is None:
-            yield name, weight
-            continue
-        held[layer].append((name, weight))
-        if len(held[layer]) == expected[layer]:
-            yield from held.pop(layer)
-    for incomplete in held.values():  # who fills them in says what is missing
-        yield from incomplete
-
-
-def _layer_of(name: str) -> str | None:
-    return name.split(".")[1] if name.startswith("layers.") else None
 
 
 def _is_finite(filled: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,6 +19,7 @@ from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.loss import summed_cross_entropy
+from finetune_trainer.weight_reader import find_tensors, read_tensors
 from finetune_trainer.weights import find_weight_files, is_passed_over
 
 # NB: torchao 0.15.0 warns that its C++ kernels do not load with this torch; nothing here uses them
@@ -37,6 +37,8 @@ from torchtune.modules import (  # noqa: E402
     TransformerSelfAttentionLayer,
 )
 from torchtune.modules.attention_utils import create_block_causal_mask, packed_block_causal_mask  # noqa: E402
+
+CPU = torch.device("cpu")
 
 
 class CausalDecoder(nn.Module):
@@ -182,22 +184,20 @@ def has_interleaved_rotary(family: Family) -> bool:
     return family is not Family.QWEN2
 
 
-def read_weights(directory: Path, shape: ModelShape) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the checkpoint's weights one at a time, under torchtune's names; files are memory-mapped.
+def read_weights(directory: Path, shape: ModelShape, device: torch.device = CPU) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the checkpoint's weights one at a time, under torchtune's names, those of a layer one after another.
+
+    For a GPU they are there already, and what comes next is read meanwhile; for a CPU they are the memory-mapped files.
 
     Raises:
         TrainerError: MODEL_UNAVAILABLE when there is no readable safetensors file, MODEL_UNSUPPORTED when a weight
             has a name that no supported model has.
     """
     convert = _conversion(shape)
-    for path in find_weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 (no mapping)
-                    if not is_passed_over(name, shape):
-                        yield from _converted(convert, name, weights.get_tensor(name), path)
-        except (OSError, SafetensorError) as error:
-            raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{path}: cannot be read: {error}") from error
+    found = find_tensors(find_weight_files(directory))
+    tensors = [stored for stored in found if not is_passed_over(stored.name, shape)]
+    for stored, tensor in read_tensors(tensors, device):
+        yield from _converted(convert, stored.name, tensor, stored.path)
 
 
 Conversion = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]

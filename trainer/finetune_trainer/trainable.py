@@ -12,7 +12,7 @@ from finetune_trainer.contract.spec import Kernels, Sharding, Training
 from finetune_trainer.contract.termination import PreparedReport, Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.exchange import make_exchange
-from finetune_trainer.filling import fill_weights, layer_by_layer
+from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
@@ -62,7 +62,7 @@ def build_trainable(
     multiple = length_multiple(place.device.type, training)
     max_length = -(-training.max_sequence_length // multiple) * multiple
     recomputes = recomputes_activations(job, place, prepared, shape)
-    weights = read_weights(paths.shared / prepared.model_path, shape)
+    weights = read_weights(paths.shared / prepared.model_path, shape, place.device)
     if prepared.kernels == Kernels.FUSED:
         model = _build_fused(job, place, prepared, shape, max_length, recomputes, weights, clock)
     else:
@@ -97,8 +97,7 @@ def _build_fused(
         spread=spread,
         embedding_on_host=keeps_embedding_on_host(shape, job.spec),
     )
-    destinations = model.destinations()
-    fill_weights(destinations, layer_by_layer(destinations, weights))
+    fill_weights(model.destinations(), weights)
     if spread is not None:
         spread.publish()
     return model

@@ -36,7 +36,7 @@ def check_weights(directory: Path, shape: ModelShape) -> None:
     found: TensorHeaders = {}
     problems = []
     for file in find_weight_files(directory):
-        header = _read_header(file)
+        _, header = read_header(file)
         problems += [f"{name} is in several files" for name in header if name in found]
         found |= header
     expected_shapes = expected_weights(shape)
@@ -110,13 +110,19 @@ def expected_weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     return weights
 
 
-def _read_header(file: Path) -> TensorHeaders:
+def read_header(file: Path) -> tuple[int, TensorHeaders]:
+    """Return where the data of a file begins, and what its header says of each tensor.
+
+    Raises:
+        TrainerError: MODEL_UNAVAILABLE when it has no header, or another size than that says.
+    """
     try:
         with file.open("rb") as content:
             (num_bytes,) = struct.unpack("<Q", content.read(8))
             header: TensorHeaders = json.loads(content.read(min(num_bytes, MAX_HEADER_BYTES)))
         header.pop("__metadata__", None)
-        end = 8 + num_bytes + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        data_start = 8 + num_bytes
+        end = data_start + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     except (OSError, ValueError, TypeError, KeyError, IndexError, struct.error) as error:
         raise TrainerError(Reason.MODEL_UNAVAILABLE, f"{file}: cannot be read as safetensors: {error}") from error
     if file.stat().st_size != end:
@@ -124,4 +130,4 @@ def _read_header(file: Path) -> TensorHeaders:
             Reason.MODEL_UNAVAILABLE,
             f"{file}: has {file.stat().st_size} bytes, but its header says {end}: copy it again",
         )
-    return header
+    return data_start, header

@@ -11,7 +11,7 @@ from finetune_trainer.architecture import read_shape
 from finetune_trainer.clock import StepClock
 from finetune_trainer.contract.spec import Lora
 from finetune_trainer.exchange import Exchange
-from finetune_trainer.filling import fill_weights, layer_by_layer
+from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8
 from finetune_trainer.fused.frozen.nf4 import Nf4
@@ -39,10 +39,7 @@ def exchange(tmp_path: Path) -> Iterator[Exchange]:
 def decoder(directory: Path, frozen: FrozenFormat, recomputes: bool, spread: SpreadLayers | None) -> FusedDecoder:
     shape = read_shape(directory)
     model = FusedDecoder(shape, LORA, torch.float32, CPU, 64, recomputes, frozen, spread)
-    destinations = model.destinations()
-    # The files' worst order: each layer's weights lie far from each other.
-    scattered = sorted(read_weights(directory, shape), key=lambda item: item[0].split(".")[-2:])
-    fill_weights(destinations, layer_by_layer(destinations, scattered))
+    fill_weights(model.destinations(), read_weights(directory, shape))
     return model
 
 
