@@ -17,7 +17,7 @@ from finetune_operator.names import Annotation
 from finetune_operator.observe import belongs_to
 from finetune_operator.progress import Heard
 from finetune_operator.resources import BY_KIND, EVENTS, FINE_TUNE_JOB_STATUS, FINE_TUNE_JOBS, NODES, Resource
-from finetune_operator.store import Body, JobKey, ObjectKey
+from finetune_operator.store import Body, JobKey
 from finetune_trainer.contract import series
 from finetune_trainer.contract.progress import ProgressReport
 
@@ -206,9 +206,9 @@ class Cluster:
         }
         await self._delete(FINE_TUNE_JOBS, metadata["namespace"], metadata["name"], body)
 
-    async def warnings(self, namespace: str, about: ObjectKey) -> Sequence[Body]:
-        """Return the Events of type Warning about an object."""
-        selector = f"involvedObject.kind={about.kind},involvedObject.name={about.name},type=Warning"
+    async def warnings(self, namespace: str) -> Sequence[Body]:
+        """Return the Events of type Warning of a namespace; what the scheduler warns of, each pod says itself."""
+        selector = "type=Warning,reason!=FailedScheduling"
         return (await self._list_pages(EVENTS, namespace, [("fieldSelector", selector)])).objects
 
     async def post_event(self, job: Body, event: JobEvent, now: datetime) -> None:

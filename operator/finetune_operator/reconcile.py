@@ -32,6 +32,7 @@ from finetune_operator.status import Moment, answer, is_finished
 from finetune_operator.store import Body, JobKey, ObjectKey, Store
 from finetune_operator.training_operator import why_backend_is_missing
 from finetune_operator.turns import Turns
+from finetune_operator.warning_events import Warnings
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Reconciler:
     """Brings jobs one step further, one job at a time for each call.
 
     It remembers when rank 0 was last asked and when its turn is, the plan of a job that has not changed since, and the
-    claims that were just found; to forget that costs a question, or a little time.
+    claims and warnings that were just found; to forget that costs a question, or a little time.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Reconciler:
         self._clock = clock
         self._has_kind = has_kind
         self._plans = Plans(settings)
+        self._warnings = Warnings(cluster.warnings, clock)
         self._claims = Claims(lambda key, name: cluster.find(_CLAIM, key, name), clock)
         self._asked: dict[JobKey, datetime] = {}
         self._turns: Turns[JobKey] = Turns(_QUESTIONS_PER_SECOND, _QUESTIONS_AT_ONCE)
@@ -149,7 +151,7 @@ class Reconciler:
         if is_finished(plan.job.status):
             return observe.observe(job_uid, children, {}, now)
         asked = observe.questions(job_uid, children, now)
-        warnings = {child: await self._cluster.warnings(key.namespace, child) for child in asked}
+        warnings = await self._warnings.about(key.namespace, asked)
         observed = observe.observe(job_uid, children, warnings, now, obstacle=obstacle)
         return replace(observed, lacking=await self._what_is_lacking(plan))
 
