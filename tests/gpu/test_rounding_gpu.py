@@ -1,0 +1,60 @@
+"""Rows in fp8 as a GPU rounds them, against the twin in PyTorch's operations on the same GPU, product by product."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from finetune_trainer.kernels import on_gpu, plain
+from finetune_trainer.kernels.formats import NUM_PEAKS
+
+GPU = torch.device("cuda", 0)
+TOKENS = 500
+WIDTH_MULTIPLE = 128
+
+# Columns and ranks of what is rounded in a model of 1,024 features with an adapter of rank 64, and in one of 8B.
+PRODUCTS = {
+    "q, k and v": (1024, 192),
+    "gate and up": (1024, 128),
+    "attention's output": (1024, 64),
+    "down": (2816, 64),
+    "head": (1024, 0),
+    "q, k and v, backward": (1536, 192),
+    "gate and up, backward": (5632, 128),
+    "q, k and v of 8B": (4096, 192),
+    "gate and up of 8B": (4096, 128),
+    "down of 8B": (14336, 64),
+}
+
+
+def product(columns: int, ranks: int, apart: bool) -> tuple[Tensor, Tensor | None]:
+    """Values and an adapter's narrow side, in one buffer as most products have them, or apart."""
+    generator = torch.Generator(GPU).manual_seed(columns + ranks)
+    joined = torch.randn(TOKENS, columns + ranks, generator=generator, device=GPU).bfloat16()
+    values, narrow = joined[:, :columns], joined[:, columns:] if ranks else None
+    if apart:
+        values, narrow = values.clone(), None if narrow is None else narrow.clone()
+    return values, narrow
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0], ids=["gradients", "activations"])
+@pytest.mark.parametrize("apart", [False, True], ids=["one buffer", "apart"])
+@pytest.mark.parametrize(("columns", "ranks"), PRODUCTS.values(), ids=PRODUCTS.keys())
+def test_rows_are_rounded_as_by_the_twin(columns: int, ranks: int, apart: bool, size: float) -> None:
+    values, narrow = product(columns, ranks, apart)
+    values = values.mul_(size)
+    narrow = None if narrow is None else narrow.mul_(size)
+    peaks = torch.zeros(NUM_PEAKS, device=GPU)
+    peaks[0] = 100.0  # of an adapter that leaves itself room
+    width = columns + -(-3 * ranks // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    expected, expected_scales = plain.round_rows(values, narrow, peaks, width)
+    found, scales = on_gpu.round_rows(values, narrow, peaks, width)
+    torch.testing.assert_close(scales, expected_scales, rtol=1e-5, atol=0)
+    # The one divides by a scale, the other multiplies with its inverse: numbers between two of e4m3 may go either way.
+    differs = found.float() != expected.float()
+    assert differs[:, :columns].float().mean() < 0.01
+    assert differs[:, columns + 3 * ranks :].sum() == 0
+    parts = (rounded.float()[:, columns : columns + 3 * ranks] for rounded in (found, expected))
+    ours, theirs = (part.unflatten(1, (3, ranks)) if ranks else part for part in parts)
+    if ranks:
+        torch.testing.assert_close(ours[:, 0] + ours[:, 1], theirs[:, 0] + theirs[:, 1], rtol=1e-2, atol=1e-2)
+        assert torch.equal(ours[:, 0], ours[:, 2])
