@@ -103,6 +103,9 @@ class WorkQueue(Generic[Key]):
                 self._working.discard(key)
                 if key in self._waiting:
                     self._ready.put_nowait(key)
+            # NB: work that waits for nothing, as after a restart among many jobs, would let nobody else have a turn:
+            # no probe would be answered until the queue is empty.
+            await asyncio.sleep(0)
 
     async def _work_once(self, key: Key) -> None:
         try:

@@ -192,3 +192,17 @@ def test_stopping_ends_the_work_in_hand_and_leaves_no_timer() -> None:
 
 def test_the_delay_stays_finite_after_any_number_of_failures() -> None:
     assert Backoff(first_seconds=0.5, longest_seconds=120).delay_seconds(10_000) == 120
+
+
+async def test_work_that_waits_for_nothing_leaves_others_their_turn() -> None:
+    worked: list[str] = []
+
+    async def work(key: str) -> None:
+        worked.append(key)
+
+    async with running(Diary(), work) as queue:
+        for number in range(1000):
+            queue.add(f"job-{number}")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert 2 <= len(worked) <= 30
