@@ -58,7 +58,7 @@ $(VENV)/.ready:
 	"$(VENV)/bin/uv" pip install --quiet --require-hashes --python "$(VENV)/bin/python" -r requirements/dev.txt
 	@touch $@
 
-.PHONY: test test-fast test-gang test-apiserver test-e2e
+.PHONY: test test-fast test-gang test-apiserver test-kueue test-e2e
 test test-e2e: export WITH := training-operator
 test: ## every test, the end-to-end ones on the embedded cluster included
 	@$(MAKE) --no-print-directory programs-and-venv
@@ -66,13 +66,16 @@ test: ## every test, the end-to-end ones on the embedded cluster included
 	@$(MAKE) --no-print-directory test-e2e
 
 test-fast: venv ## what needs no cluster, about a minute
-	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not gang and not apiserver and not e2e"
+	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not gang and not apiserver and not kueue and not e2e"
 
 test-gang: venv ## training in several processes, which spend tens of seconds on importing torch
 	$(RUN)python -m pytest -m gang
 
 test-apiserver: venv cluster-programs ## what needs an API server and etcd, but no nodes
 	$(RUN)python -m pytest -m apiserver
+
+test-kueue: venv cluster-programs ## the same with Kueue itself, which the first time takes many minutes to build: no part of `make test`
+	$(RUN)python -m pytest -m kueue
 
 test-e2e: cluster ## what needs the whole cluster
 	$(RUN)python -m pytest -m e2e

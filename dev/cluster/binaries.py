@@ -15,6 +15,7 @@ from dev.cluster.layout import (
     COREDNS_VERSION,
     HELM_VERSION,
     KUBERNETES_VERSION,
+    KUEUE_VERSION,
     KWOK_VERSION,
     LOCAL_PATH_PROVISIONER_VERSION,
     TRAINING_OPERATOR_VERSION,
@@ -98,6 +99,8 @@ KWOK = Build(
     ("sigs.k8s.io/kwok/cmd/kwok",),
     (f"sigs.k8s.io/kwok/pkg/consts.Version={KWOK_VERSION}",),
 )
+# The queue that a test installs for itself, and builds when it runs.
+KUEUE = Build("kueue", KUEUE_VERSION, ("sigs.k8s.io/kueue/cmd/kueue",))
 # Not part of the cluster unless asked for.
 TRAINING_OPERATOR = Build(
     "training-operator", TRAINING_OPERATOR_VERSION, ("github.com/kubeflow/training-operator/cmd/training-operator.v1",)
