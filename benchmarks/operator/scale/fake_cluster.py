@@ -62,6 +62,8 @@ def running_fake_cluster(directory: Path) -> Iterator[FakeCluster]:
         kubectl.run("taint", "nodes", "--all", f"{_NOT_READY_TAINT}-")
         kubectl = kubectl.within(NAMESPACE)
         kubectl.apply(_claim())
+        # It is bound when its controller comes round, or the first job would be measured waiting for that.
+        kubectl.run("wait", f"pvc/{CLAIM}", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
         processes = dict(zip(("etcd", "kube-apiserver", "kube-controller-manager"), plane.processes, strict=True))
         scheduler = running_process(directory, "kube-scheduler", _scheduler_arguments(plane))
         kwok = running_process(directory, "kwok", _kwok_arguments(plane))
