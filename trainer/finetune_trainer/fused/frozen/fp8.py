@@ -115,7 +115,8 @@ class NarrowWeight(FrozenWeight):
     """A weight in two layouts, with its adapters in the format of the products besides.
 
     NB: activations are rounded by PyTorch's operations, slowly. Within a model, and on a GPU only, the kernel gave
-    other numbers in the forward pass than its twin (docs/LOG.md, 2026-11-28); by itself it passes its tests there.
+    other numbers in the forward pass than its twin (docs/LOG.md, 2026-11-28); by itself it passed there, in other
+    sizes.
     """
 
     def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device, allocate: Allocate) -> None:
