@@ -89,6 +89,11 @@ def test_a_field_that_a_page_names_exists(page: Path) -> None:
         field(path)
 
 
+def test_pages_name_fields_in_the_way_that_is_looked_for() -> None:
+    named = {path for page in pages() for path in FIELD_PATH.findall(prose(page))}
+    assert {"spec.suspend", "status.result"} <= named
+
+
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Yield every command of the consoles that are shown, with its place; what is continued is put together."""
     for block in (*blocks("console"), *blocks("bash")):

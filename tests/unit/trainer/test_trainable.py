@@ -35,5 +35,5 @@ def test_newer_gpus_take_fp8(monkeypatch: pytest.MonkeyPatch, capability: tuple[
     refuse_fp8_without_tensor_cores("fp8", GPU)
 
 
-def test_a_cpu_computes_fp8_in_fp32() -> None:
+def test_fp8_on_a_cpu_is_not_refused() -> None:
     refuse_fp8_without_tensor_cores("fp8", torch.device("cpu"))
