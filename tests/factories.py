@@ -45,6 +45,20 @@ def make_job_plan(
     return make_plan(make_job(spec, name, **metadata), settings, claims or {})
 
 
+def condition(
+    kind: str, status: str = "True", reason: str | None = None, message: str = "", observed_generation: int = 1
+) -> dict[str, Any]:
+    """Return a condition of a status as the API server has it; its reason is its kind unless it is said."""
+    return {
+        "type": kind,
+        "status": status,
+        "reason": kind if reason is None else reason,
+        "message": message,
+        "observedGeneration": observed_generation,
+        "lastTransitionTime": "2026-11-23T05:00:00Z",
+    }
+
+
 def merged(document: Any, patch: Any) -> Any:
     """Return a document changed by a JSON merge patch (RFC 7396)."""
     if not isinstance(patch, Mapping) or not isinstance(document, Mapping):

@@ -11,7 +11,7 @@ import yaml
 
 from finetune_operator.api.spec import FineTuneJobSpec
 from tests.e2e.kubectl import Kubectl, Refused, fresh_namespace
-from tests.factories import manifest, merged
+from tests.factories import condition, manifest, merged
 from tests.refused_manifests import REFUSED, REFUSED_NAMES
 
 pytestmark = pytest.mark.e2e
@@ -94,14 +94,7 @@ def test_an_unknown_field_is_warned_about_where_the_client_asks_for_no_more(api:
 def test_a_spec_may_be_mended_until_the_job_is_accepted_and_not_after(api: Kubectl) -> None:
     api.apply(job(WAITING, "mended"))
     api.apply(job(merged(WAITING, {"lora": {"rank": 32}}), "mended"))
-    accepted = {
-        "type": "Accepted",
-        "status": "True",
-        "reason": "Accepted",
-        "message": "",
-        "observedGeneration": 2,
-        "lastTransitionTime": "2026-11-23T05:00:00Z",
-    }
+    accepted = condition("Accepted", observed_generation=2)
     patch = json.dumps({"status": {"conditions": [accepted]}})
     api.run("patch", "finetunejob", "mended", "--subresource=status", "--type=merge", "--patch", patch)
     with pytest.raises(Refused, match=r"spec: .*cannot be changed after the job was accepted"):

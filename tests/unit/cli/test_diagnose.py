@@ -15,7 +15,7 @@ from finetune_cli.jobs import read_job
 from finetune_cli.pods import see_pods
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.plan import make_plan
-from tests.factories import SETTINGS, manifest
+from tests.factories import SETTINGS, condition, manifest
 from tests.unit.cli.views import CREATED, NOW, node, pod_on, train_pod
 from tests.unit.operator.kubernetes_objects import claim, warning
 
@@ -27,16 +27,7 @@ PENDING = {
     "phase": "Pending",
     "reason": "Unschedulable",
     "observedGeneration": 1,
-    "conditions": [
-        {
-            "type": "Running",
-            "status": "False",
-            "reason": "Unschedulable",
-            "message": "No node of the cluster can take pod x now.",
-            "observedGeneration": 1,
-            "lastTransitionTime": CREATED,
-        }
-    ],
+    "conditions": [condition("Running", "False", "Unschedulable", "No node of the cluster can take pod x now.")],
 }
 
 
@@ -90,15 +81,8 @@ def test_a_suspended_job_is_resumed() -> None:
 
 
 def test_a_failed_job_with_a_checkpoint_is_retried_unless_it_would_fail_again() -> None:
-    accepted = {
-        "type": "Accepted",
-        "status": "True",
-        "reason": "Accepted",
-        "message": "",
-        "observedGeneration": 1,
-        "lastTransitionTime": CREATED,
-    }
-    failed = {"phase": "Failed", "reason": "NodeLost", "conditions": [accepted], "checkpoint": {"step": 5}}
+    accepted = [condition("Accepted")]
+    failed = {"phase": "Failed", "reason": "NodeLost", "conditions": accepted, "checkpoint": {"step": 5}}
     assert only("job", seen(status=failed)).command == "kubectl finetune retry calls -n team-a"
     diverged = failed | {"reason": "Diverged"}
     assert only("job", seen(status=diverged)).command == "kubectl finetune logs calls -n team-a"

@@ -9,7 +9,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.errors import InvalidJob
 from finetune_operator.names import RoleName
 from finetune_operator.plan import ClaimAccessModes, Plan, make_plan
-from tests.factories import SETTINGS, make_job_plan, manifest
+from tests.factories import SETTINGS, condition, make_job_plan, manifest
 
 EXISTING_SHARED = {"shared": {"claimName": "models", "size": None, "storageClassName": None}}
 DISK = {"network": {"size": "1Gi"}}
@@ -200,14 +200,6 @@ def test_a_gang_that_a_queue_would_admit_in_parts_is_refused_with_what_to_do() -
 
 
 def test_a_job_that_was_accepted_before_it_was_put_into_a_queue_goes_on() -> None:
-    accepted = {
-        "type": "Accepted",
-        "status": "True",
-        "reason": "Accepted",
-        "message": "",
-        "observedGeneration": 1,
-        "lastTransitionTime": "2026-11-23T05:00:00Z",
-    }
     body = manifest({"compute": {"nodes": 2}, "storage": DISK}, labels=IN_A_QUEUE)
-    job = FineTuneJob.parse(body | {"status": {"conditions": [accepted]}})
+    job = FineTuneJob.parse(body | {"status": {"conditions": [condition("Accepted")]}})
     assert make_plan(job, SETTINGS, {}).queue_labels == IN_A_QUEUE

@@ -23,6 +23,7 @@ from finetune_operator.settings import Settings
 from finetune_operator.store import JobKey, Store
 from finetune_trainer.contract import series
 from tests.factories import SETTINGS, manifest
+from tests.factories import condition as a_condition
 from tests.unit.operator import kubernetes_objects as objects
 from tests.unit.operator.world import TRAIN, TWO_NODES, World, set_job_condition
 
@@ -172,14 +173,7 @@ async def test_an_attempt_that_ended_is_counted_once_with_its_gpu_seconds() -> N
 async def test_a_job_that_came_to_its_end_is_counted_once(
     phase: str, reason: str, condition: str, counted: str
 ) -> None:
-    told = {
-        "type": condition,
-        "status": "True",
-        "reason": reason,
-        "message": "",
-        "observedGeneration": 1,
-        "lastTransitionTime": "2026-11-23T05:00:00Z",
-    }
+    told = a_condition(condition, reason=reason)
     after = FineTuneJobStatus.model_validate({"phase": phase, "reason": reason, "conditions": [told]})
     async with looking_at({}) as (server, reconciler):
         for before in ({"phase": "Evaluating"}, status_document(after)):
