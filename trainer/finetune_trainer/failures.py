@@ -111,6 +111,9 @@ def first_failure(directory: Path, exit_codes: Mapping[int, int]) -> TrainerErro
         )
     what = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
     if code == -signal.SIGKILL:
-        what += ", mostly because the pod ran out of memory: raise compute.resources.limits.memory"
+        what += (
+            ": if its pod had reached its memory limit, raise compute.resources.limits.memory; if not, somebody "
+            "ended it on its node"
+        )
     reason = Reason.TERMINATED if not killed else Reason.KILLED if code < 0 else Reason.ERROR
     return TrainerError(reason, f"process {rank} {what}", rank=rank)

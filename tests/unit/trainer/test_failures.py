@@ -62,8 +62,8 @@ def test_a_killed_process_explains_the_connections_that_others_lost(tmp_path: Pa
     failure = first_failure(tmp_path, {0: 1, 1: -signal.SIGKILL})
     assert (failure.reason, failure.rank) == (Reason.KILLED, 1)
     assert failure.message == (
-        "process 1 was killed by SIGKILL, mostly because the pod ran out of memory: "
-        "raise compute.resources.limits.memory"
+        "process 1 was killed by SIGKILL: if its pod had reached its memory limit, raise "
+        "compute.resources.limits.memory; if not, somebody ended it on its node"
     )
 
 
