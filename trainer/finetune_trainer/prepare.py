@@ -27,6 +27,7 @@ from finetune_trainer.data.report import REPORT_FILE, DataReport, describe
 from finetune_trainer.data.rows import RowWork
 from finetune_trainer.data.select import CARD_FILE, select_files
 from finetune_trainer.data.template import DATE, TOKENIZER_FILES, load_tokenizer
+from finetune_trainer.digests import digest_of
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.own_place import check_place
 from finetune_trainer.planner.memory import GIB
@@ -236,7 +237,7 @@ def data_digest(spec: TrainerSpec, sources: list[Source], model_directory: Path)
                     "settings": source.dataset.model_dump(mode="json", exclude={"hugging_face", "path"}),
                     "revision": source.revision,
                     # The files of a commit never change; a file at a path may.
-                    "files": [(name, None if source.revision else _file_digest(file)) for name, file in source.files],
+                    "files": [(name, None if source.revision else digest_of(file)) for name, file in source.files],
                 }
                 for source in sources
             ],
@@ -246,16 +247,11 @@ def data_digest(spec: TrainerSpec, sources: list[Source], model_directory: Path)
 
 def _tokenizer_digests(model_directory: Path) -> dict[str, str]:
     files = {file for pattern in TOKENIZER_FILES for file in model_directory.glob(pattern) if file.is_file()}
-    return {str(file.relative_to(model_directory)): _file_digest(file) for file in files}
+    return {str(file.relative_to(model_directory)): digest_of(file) for file in files}
 
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

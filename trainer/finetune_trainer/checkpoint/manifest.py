@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune_trainer.contract.progress import CheckpointReport
+from finetune_trainer.digests import digests_of
 
 MANIFEST = "manifest.json"
 
@@ -37,8 +38,10 @@ class Manifest(BaseModel):
 
 def write_manifest(directory: Path, step: int, time: str) -> None:
     """Write the manifest of all files of a directory. Raises OSError."""
+    paths = sorted(directory.iterdir())
     files = {
-        path.name: FileEntry(bytes=path.stat().st_size, sha256=digest_of(path)) for path in sorted(directory.iterdir())
+        path.name: FileEntry(bytes=path.stat().st_size, sha256=digest)
+        for path, digest in zip(paths, digests_of(paths), strict=True)
     }
     manifest = Manifest(step=step, time=time, files=files)
     (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -53,11 +56,12 @@ def verify(directory: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
         for name, entry in manifest.files.items():
-            path = directory / name
-            size = path.stat().st_size
+            size = (directory / name).stat().st_size
             if size != entry.bytes:
                 raise DamagedError(f"{name} has {size} bytes instead of {entry.bytes}")
-            if digest_of(path) != entry.sha256:
+        digests = digests_of([directory / name for name in manifest.files])
+        for (name, entry), digest in zip(manifest.files.items(), digests, strict=True):
+            if digest != entry.sha256:
                 raise DamagedError(f"the SHA-256 digest of {name} is not that of {MANIFEST}")
     except FileNotFoundError as error:
         raise DamagedError(f"{Path(error.filename).name} is missing") from error
@@ -97,9 +101,3 @@ def forget_cached(directory: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 digest of a file, hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

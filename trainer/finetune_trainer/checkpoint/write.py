@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from finetune_trainer.checkpoint.layout import (
     directory_of,
     find_checkpoints,
 )
-from finetune_trainer.checkpoint.manifest import DamagedError, digest_of, forget_cached, verify, write_manifest
+from finetune_trainer.checkpoint.manifest import DamagedError, forget_cached, verify, write_manifest
 from finetune_trainer.checkpoint.tensors import save_tensors
 from finetune_trainer.contract.termination import Reason
+from finetune_trainer.digests import digest_of
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import storage_errors
 
@@ -32,8 +34,10 @@ def write_checkpoint(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> Pa
     """
 
     def write(directory: Path) -> None:
-        _write_adapter_files(directory, checkpoint.adapter, checkpoint.adapter_config)
-        save_tensors(checkpoint.optimizer, directory / OPTIMIZER)
+        with ThreadPoolExecutor(1, "optimizer") as thread:
+            optimizer = thread.submit(save_tensors, checkpoint.optimizer, directory / OPTIMIZER)
+            _write_adapter_files(directory, checkpoint.adapter, checkpoint.adapter_config)
+            optimizer.result()
         state = {"progress": asdict(checkpoint.progress), "settings": dict(checkpoint.settings)}
         (directory / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         write_manifest(directory, checkpoint.progress.step, checkpoint.time)

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 from finetune_trainer.architecture import CONFIG_FILE, ModelShape
 from finetune_trainer.checkpoint.directory import write_directory
-from finetune_trainer.checkpoint.manifest import digest_of
 from finetune_trainer.checkpoint.tensors import save_tensors
 from finetune_trainer.contract.termination import Reason
 from finetune_trainer.data.template import TOKENIZER_FILES
+from finetune_trainer.digests import digests_of
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.inference.adapter import Adapter, LowRank
 from finetune_trainer.weights import WHOLE_FILE, expected_weights, find_weight_files
@@ -71,7 +71,8 @@ def merge(
             document = {"metadata": {"total_size": total}, "weight_map": index}
             (partial / INDEX_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        digests = {str(path.relative_to(partial)): digest_of(path) for path in files}
+        names = [str(path.relative_to(partial)) for path in files]
+        digests = dict(zip(names, digests_of(files), strict=True))
         (partial / MANIFEST_FILE).write_text(json.dumps({"sha256": digests}, indent=2) + "\n", encoding="utf-8")
 
     write_directory(directory, write, lambda _: None)

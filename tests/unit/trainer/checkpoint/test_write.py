@@ -89,9 +89,12 @@ def test_a_checkpoint_that_the_disk_did_not_keep_removes_no_older_one(
     assert names(tmp_path) == ["step-10"]
 
 
-def test_a_full_disk_leaves_nothing_of_the_new_checkpoint_and_the_old_one_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("too_large", [("adapter",), ("optimizer",), ("adapter", "optimizer")], ids=" and ".join)
+def test_a_full_disk_leaves_nothing_of_the_new_checkpoint_and_the_old_one_whole(
+    tmp_path: Path, too_large: tuple[str, ...]
+) -> None:
     write_checkpoint(tmp_path, checkpoint_of(10), keep=1)
-    big = checkpoint_of(20, optimizer={"a.exp_avg": torch.zeros(100_000)})
+    big = checkpoint_of(20, **{part: {"a": torch.zeros(100_000)} for part in too_large})
     with (
         no_file_over(65536),
         pytest.raises(TrainerError, match=r"step-20: cannot be written: File too large") as caught,
