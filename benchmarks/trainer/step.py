@@ -250,7 +250,14 @@ def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | Fu
         format_of = Fp8Layers if precision == "fp8-fast-layers" else FROZEN_FORMATS[precision]
         frozen = format_of(torch.bfloat16, GPU)
         model = FusedDecoder(
-            shape, configuration.lora, torch.bfloat16, GPU, length, recomputes, frozen, configuration.embedding_on_host
+            shape,
+            configuration.lora,
+            torch.bfloat16,
+            GPU,
+            length,
+            recomputes,
+            frozen,
+            embedding_on_host=configuration.embedding_on_host,
         )
         fill_weights(model.destinations(), random_weights(model.destinations()))
     else:

@@ -18,6 +18,8 @@ PRODUCTS = {
     "attention's output": (1024, 64),
     "down": (2816, 64),
     "head": (1024, 0),
+    "q, k and v, rank 128": (1024, 384),
+    "q, k and v of 500 features": (500, 192),
     "q, k and v, backward": (1536, 192),
     "gate and up, backward": (5632, 128),
     "q, k and v of 8B": (4096, 192),

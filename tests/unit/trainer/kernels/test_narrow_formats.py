@@ -71,6 +71,16 @@ def test_an_adapters_columns_keep_eight_bits_and_nothing_clips(kernels: object, 
 
 
 @pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_the_first_of_an_adapters_columns_is_the_nearest_number(kernels: object) -> None:
+    """Numbers between two of e4m3 among them, and those below its smallest normal one."""
+    narrow = torch.cat([torch.arange(-223.0, 224.0, 0.5), torch.arange(-40.0, 41.0) / 2**12])[None, :]
+    width = 16 + 3 * narrow.shape[1]
+    rounded, scales = kernels.round_rows(torch.full((1, 16), 64.0), narrow, no_peaks(), width)  # type: ignore[attr-defined]
+    assert scales.item() == 1.0
+    assert torch.equal(rounded.float()[:, 16 : 16 + narrow.shape[1]], narrow.to(E4M3).float())
+
+
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
 def test_a_row_of_zeros_stays_one(kernels: object) -> None:
     rounded, scales = kernels.round_rows(torch.zeros(2, 16), torch.zeros(2, 3), no_peaks(), 32)  # type: ignore[attr-defined]
     assert not rounded.float().any()

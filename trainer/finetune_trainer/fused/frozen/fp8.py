@@ -25,15 +25,13 @@ from torch import Tensor
 
 from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
 from finetune_trainer.fused.frozen.whole import WholeWeight
-from finetune_trainer.kernels import kernels_for, plain
+from finetune_trainer.kernels import kernels_for
 from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, AdapterTail
 
 # Tensor cores take rows that start on 128 bytes.
 WIDTH_MULTIPLE = 128
 SIZE_MULTIPLE = 16
 NUMBERS_AT_ONCE = 1 << 26
-
-RoundRows = Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Layout:
@@ -45,17 +43,8 @@ class Layout:
         peaks: their largest is that of the adapter's numbers divided by the rows' scales, fp32 [NUM_PEAKS].
     """
 
-    def __init__(
-        self,
-        rows: int,
-        columns: int,
-        ranks: int,
-        device: torch.device,
-        allocate: Allocate,
-        round_rows: RoundRows | None = None,
-    ) -> None:
+    def __init__(self, rows: int, columns: int, ranks: int, device: torch.device, allocate: Allocate) -> None:
         self.columns = columns
-        self._round_rows: RoundRows = round_rows or kernels_for(device).round_rows
         width = columns + -(-3 * ranks // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
         self.numbers = allocate((rows, width), E4M3)
         self.scales = torch.ones(rows, dtype=torch.float32, device=device)
@@ -77,10 +66,9 @@ class Layout:
 
     def multiply(self, values: Tensor, narrow: Tensor | None) -> Tensor:
         """Return the product of values [tokens, columns], and of an adapter's narrow side, with all rows."""
-        rounded, scales = self._round_rows(values, narrow, self.peaks, self.numbers.shape[1])
-        product: Tensor = kernels_for(values.device).multiply_rounded(
-            rounded, scales, self.numbers, self.scales, values.dtype
-        )
+        kernels = kernels_for(values.device)
+        rounded, scales = kernels.round_rows(values, narrow, self.peaks, self.numbers.shape[1])
+        product: Tensor = kernels.multiply_rounded(rounded, scales, self.numbers, self.scales, values.dtype)
         return product
 
 
@@ -112,18 +100,13 @@ class BackwardWeight(WholeWeight):
 
 
 class NarrowWeight(FrozenWeight):
-    """A weight in two layouts, with its adapters in the format of the products besides.
-
-    NB: activations are rounded by PyTorch's operations, slowly. Within a model, and on a GPU only, the kernel gave
-    other numbers in the forward pass than its twin (docs/LOG.md, 2026-11-28); by itself it passed there, in other
-    sizes.
-    """
+    """A weight in two layouts, with its adapters in the format of the products besides."""
 
     def __init__(self, size: GroupSize, dtype: torch.dtype, device: torch.device, allocate: Allocate) -> None:
         super().__init__(size)
         self._dtype = dtype
-        self._forward = Layout(size.outputs, size.inputs, size.ranks, device, allocate, plain.round_rows)
-        self._backward = Layout(size.inputs, size.outputs, size.ranks, device, allocate, plain.round_rows)
+        self._forward = Layout(size.outputs, size.inputs, size.ranks, device, allocate)
+        self._backward = Layout(size.inputs, size.outputs, size.ranks, device, allocate)
         # Zeros, as the columns that rounding up has left are multiplied with.
         self._matrix_a = torch.zeros(size.columns, size.inputs, dtype=dtype, device=device)
         self._matrix_b = torch.zeros(size.outputs, size.columns, dtype=dtype, device=device)
