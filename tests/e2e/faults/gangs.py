@@ -1,7 +1,14 @@
-"""Which attempts of each job have running pods, and whether two of one job ever had them at once."""
+"""Which attempts of each job have running pods, and whether two of one job ever had them at once.
+
+Two looks, for either may be blind where the other sees. What the watch tells comes in the order in which it happened,
+so two pods that are Running by what was told last do run at once; but nothing is told while the API server is away. The
+kubelet notes when each container started and ended, whoever watches: that is compared for every pod that is ever seen.
+"""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from tests.e2e.kubectl import Manifest
 
@@ -16,6 +23,39 @@ class JobName:
     name: str
 
 
+@dataclass(eq=False)
+class _Run:
+    """A pod, and when its containers ran: whole seconds, as the kubelet notes them."""
+
+    job: JobName
+    attempt: int
+    pod: str
+    is_running: bool = False  # by what was told last
+    has_run: bool = False
+    started: datetime | None = None
+    ended: datetime | None = None
+
+    def see(self, event_type: str, status: Manifest) -> None:
+        """Note what has become of the pod."""
+        started, ended = _times(status)
+        self.started, self.ended = started or self.started, ended or self.ended
+        self.is_running = event_type != "DELETED" and status.get("phase") == "Running"
+        self.has_run = self.has_run or self.is_running or self.started is not None
+
+    def overlaps(self, other: "_Run") -> bool:
+        """Return whether both ran at once for certain; what starts in the second in which the other ends, may not."""
+        if self.is_running and other.is_running:
+            return True
+        return self._starts_within(other) and other._starts_within(self)
+
+    def _starts_within(self, other: "_Run") -> bool:
+        """Return whether it started before the other is known to have ended."""
+        if self.started is None or other.started is None:
+            return False
+        # Of a pod that was removed without a word it is known that it started, and no more.
+        return other.is_running or self.started < (other.ended or other.started)
+
+
 class Gangs:
     """Is told of every training pod, and remembers.
 
@@ -23,32 +63,66 @@ class Gangs:
     """
 
     def __init__(self) -> None:
-        self._running: dict[str, tuple[JobName, int]] = {}  # by the pod's uid
-        self._attempts: defaultdict[JobName, set[int]] = defaultdict(set)
-        self._overlaps: defaultdict[JobName, list[str]] = defaultdict(list)
-
-    def begin(self) -> None:
-        """Forget what runs: all of it is about to be told again."""
-        self._running.clear()
+        self._runs: dict[str, _Run] = {}  # by the pod's uid
+        self._overlaps: defaultdict[JobName, dict[tuple[int, int], str]] = defaultdict(dict)
 
     def see(self, event_type: str, pod: Manifest) -> None:
         """Note what has become of a pod."""
-        metadata = pod["metadata"]
-        job = JobName(metadata["namespace"], metadata["labels"][JOB])
-        if event_type == "DELETED" or pod.get("status", {}).get("phase") != "Running":
-            self._running.pop(metadata["uid"], None)
-            return
-        attempt = int(metadata["labels"][ATTEMPT])
-        self._running[metadata["uid"]] = (job, attempt)
-        self._attempts[job].add(attempt)
-        others = sorted({other for name, other in self._running.values() if name == job} - {attempt})
-        if others:
-            self._overlaps[job].append(f"pod {metadata['name']} ran beside pods of attempt {others[0]}")
+        self._compare(self._note(event_type, pod))
+
+    def see_all(self, pods: Sequence[Manifest]) -> None:
+        """Note all pods that there are, after a time in which nobody watched."""
+        ran_before = {uid for uid, run in self._runs.items() if run.has_run}
+        vanished = [run for run in self._runs.values() if run.is_running]
+        for run in vanished:
+            run.is_running = False
+        listed = {pod["metadata"]["uid"]: self._note("ADDED", pod) for pod in pods}
+        vanished = [run for run in vanished if run not in listed.values()]
+        for uid, run in listed.items():
+            self._compare(run)
+            for other in vanished:
+                if run.has_run and uid not in ran_before:
+                    self._tell(run, other, "started while nobody could watch, as those of attempt {} went")
 
     def attempts(self, job: JobName) -> set[int]:
-        """Return the attempts of a job that were ever seen to run."""
-        return set(self._attempts[job])
+        """Return the attempts of a job that were ever seen to run, or to have run."""
+        return {run.attempt for run in self._runs.values() if run.job == job and run.has_run}
 
     def overlaps(self, job: JobName) -> list[str]:
-        """Return a sentence for each time that pods of two attempts of a job ran at once."""
-        return list(self._overlaps[job])
+        """Return a sentence for each two attempts of a job whose pods ran at once, or may have while nobody watched."""
+        return list(self._overlaps[job].values())
+
+    def _note(self, event_type: str, pod: Manifest) -> _Run:
+        metadata = pod["metadata"]
+        job, attempt = JobName(metadata["namespace"], metadata["labels"][JOB]), int(metadata["labels"][ATTEMPT])
+        run = self._runs.setdefault(metadata["uid"], _Run(job, attempt, metadata["name"]))
+        run.see(event_type, pod.get("status", {}))
+        return run
+
+    def _compare(self, run: _Run) -> None:
+        for other in self._runs.values():
+            if run.overlaps(other):
+                older, newer = sorted((run, other), key=lambda one: one.attempt)
+                self._tell(newer, older, "ran beside pods of attempt {}")
+
+    def _tell(self, run: _Run, other: _Run, words: str) -> None:
+        if run.job == other.job and run.attempt != other.attempt:
+            attempts = (min(run.attempt, other.attempt), max(run.attempt, other.attempt))
+            self._overlaps[run.job].setdefault(attempts, f"pod {run.pod} {words.format(other.attempt)}")
+
+
+def _times(status: Manifest) -> tuple[datetime | None, datetime | None]:
+    """Return when the first container of a pod started, and when its last one ended where all have."""
+    states = [container.get("state", {}) for container in status.get("containerStatuses", ())]
+    started = [_moment((state.get("running") or state.get("terminated") or {}).get("startedAt")) for state in states]
+    ended = [_moment((state.get("terminated") or {}).get("finishedAt")) for state in states]
+    all_ended = [moment for moment in ended if moment is not None]
+    return (
+        min((moment for moment in started if moment is not None), default=None),
+        max(all_ended, default=None) if len(all_ended) == len(states) else None,
+    )
+
+
+def _moment(time: str | None) -> datetime | None:
+    """Return a moment that the kubelet noted; it writes 1970 for a container that could not be started."""
+    return None if not time or time.startswith("1970") else datetime.fromisoformat(time)

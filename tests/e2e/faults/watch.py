@@ -22,7 +22,13 @@ class Watch:
         """Return a job as it was seen last; one that was not seen yet is empty."""
         return self._jobs.get(name, JobView({}))
 
+    def see_jobs(self, jobs: list[Manifest]) -> None:
+        """Note all jobs that there are."""
+        for job in jobs:
+            self.see_job("ADDED", job)
+
     def see_job(self, event_type: str, job: Manifest) -> None:
+        """Note a job as it is now."""
         metadata = job["metadata"]
         self._jobs[JobName(metadata["namespace"], metadata["name"])] = JobView(job)
 
@@ -32,7 +38,7 @@ def watching(kubectl: Kubectl) -> Iterator[Watch]:
     """Watch all namespaces while this lasts."""
     watch = Watch()
     with (
-        Stream(kubectl, JOBS, lambda: None, watch.see_job),
-        Stream(kubectl, TRAINING_PODS, watch.gangs.begin, watch.gangs.see),
+        Stream(kubectl, JOBS, watch.see_jobs, watch.see_job),
+        Stream(kubectl, TRAINING_PODS, watch.gangs.see_all, watch.gangs.see),
     ):
         yield watch
