@@ -16,16 +16,15 @@ import gc
 import json
 import statistics
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pynvml
 import torch
 
+from benchmarks.trainer.gpu_watch import GpuWatch
 from benchmarks.trainer.shapes import SHAPES
 from finetune_trainer.architecture import ModelShape, parse_config
 from finetune_trainer.contract.spec import Kernels, Lora, LoraTarget, Sharding, TrainerSpec
@@ -35,8 +34,12 @@ from finetune_trainer.filling import Destination, fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8Fast
 from finetune_trainer.fused.frozen.weight import FrozenWeight, GroupSize
+from finetune_trainer.fused.repeated import RepeatedPasses
+from finetune_trainer.kernels.fallback import told_fallbacks
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model
+from finetune_trainer.passes import LaunchedPasses, Passes
+from finetune_trainer.planner.launches import repeats_passes
 from finetune_trainer.planner.memory import GIB, estimate_memory
 from finetune_trainer.sharding import AdapterGradients, fill_model
 from finetune_trainer.trainable import FROZEN_FORMATS
@@ -63,6 +66,7 @@ class Configuration:
     checkpointing: bool = False
     precision: str = "bf16"
     embedding_on_host: bool = False
+    repeats: bool = True  # by CUDA graphs, where the planner says so
     warm_up: int = WARM_UP_STEPS
     steps: int = 20
 
@@ -187,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=PRECISIONS, default=default.precision)
     parser.add_argument("--embedding-on-host", action="store_true")
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=default.checkpointing)
+    parser.add_argument("--repeats", action=argparse.BooleanOptionalAction, default=default.repeats)
     parser.add_argument("--warm-up", type=int, default=default.warm_up)
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--list", choices=sorted(LISTS), help="measure a list of configurations instead")
@@ -199,7 +204,7 @@ def measure(configuration: Configuration, with_profile: bool = False) -> dict[st
     torch.manual_seed(0)
     shape = parse_config(SHAPES[configuration.shape])
     try:
-        step = Step(build(shape, configuration))
+        step = open_step(shape, configuration)
         torch.cuda.reset_peak_memory_stats()  # weights are drawn on the GPU, which a checkpoint's never are
         with GpuWatch() as watch:
             seconds, losses = run_steps(step, configuration, shape)
@@ -218,6 +223,8 @@ def measure(configuration: Configuration, with_profile: bool = False) -> dict[st
         "estimated_gib": round((estimate.total - estimate.overhead) / GIB, 2),
         "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
         **({} if busy is None else {"gpu_busy_share": round(busy, 3)}),
+        "repeats": isinstance(step.passes, RepeatedPasses),
+        "fallbacks": list(told_fallbacks().values()),
         **watch.means(),
     }
 
@@ -289,11 +296,21 @@ def random_weights(places: Mapping[str, Destination | torch.Tensor]) -> Iterator
         yield name, weight.fill_(1.0) if weight.dim() == 1 else weight.normal_(std=0.02)
 
 
+def open_step(shape: ModelShape, configuration: Configuration) -> "Step":
+    """Build a model, and choose how its passes are launched, as the product does."""
+    model, spec = build(shape, configuration), spec_of(configuration)
+    memory_bytes = torch.cuda.get_device_properties(GPU).total_memory
+    repeats = configuration.repeats and repeats_passes(shape, spec, Sharding.REPLICATE, memory_bytes)
+    if repeats and isinstance(model, FusedDecoder):
+        return Step(model, RepeatedPasses(model))
+    return Step(model, LaunchedPasses(model))
+
+
 class Step:
     """What the recipe does in a step, without its data and its reports."""
 
-    def __init__(self, model: CausalDecoder | FusedDecoder) -> None:
-        self.model = model
+    def __init__(self, model: CausalDecoder | FusedDecoder, passes: Passes) -> None:
+        self.model, self.passes = model, passes
         parameters = list(adapter_parameters(model).values())
         self.gradients = AdapterGradients(parameters)
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -303,11 +320,10 @@ class Step:
         self.gradients.zero()
         if isinstance(self.model, FusedDecoder):
             self.model.begin_step()
-        loss: torch.Tensor = self.model(batch) / len(batch.targets)
-        loss.backward()
+        loss = self.passes.add_gradients(batch, len(batch.targets))
         self.gradients.clip(1.0)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
 
 def run_steps(step: Step, configuration: Configuration, shape: ModelShape) -> tuple[list[float], list[float]]:
@@ -338,41 +354,6 @@ def random_batch(configuration: Configuration, vocabulary: int, seed: int) -> Ba
         tokens = random.integers(0, vocabulary, configuration.length, dtype=np.int32)
         rows.append(Sequence(tokens, np.ones(configuration.length, np.bool_), lengths))
     return make_batch(rows)
-
-
-class GpuWatch:
-    """Reads power and clock of the GPU ten times a second."""
-
-    def __enter__(self) -> "GpuWatch":
-        pynvml.nvmlInit()
-        self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-        self._samples: list[tuple[float, float, float]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            self._samples.append(
-                (
-                    pynvml.nvmlDeviceGetPowerUsage(self._gpu) / 1000,
-                    pynvml.nvmlDeviceGetClockInfo(self._gpu, pynvml.NVML_CLOCK_SM),
-                    pynvml.nvmlDeviceGetTemperature(self._gpu, pynvml.NVML_TEMPERATURE_GPU),
-                )
-            )
-
-    def means(self) -> dict[str, int]:
-        """Return the means of the second half, as the GPU is warm by then."""
-        late = self._samples[len(self._samples) // 2 :] or [(0.0, 0.0, 0.0)]
-        names = ("power_watts", "clock_mhz", "temperature_celsius")
-        return {
-            name: round(statistics.mean(values)) for name, values in zip(names, zip(*late, strict=True), strict=True)
-        }
 
 
 def print_profile(step: Step, configuration: Configuration, shape: ModelShape) -> float:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from finetune_trainer.clock import Times
 from finetune_trainer.contract import instruments, series
-from finetune_trainer.kernels.fallback import failed_kernels
+from finetune_trainer.kernels.fallback import told_fallbacks
 
 NETWORK_STATISTICS = Path("/proc/net/dev")
 
@@ -159,7 +159,7 @@ class NodeCollector(Collector):
         yield info
         yield from _network_series(NETWORK_STATISTICS.read_text(encoding="ascii"))
         fallbacks = _gauge(series.KERNEL_FALLBACKS)
-        fallbacks.add_metric([], len(failed_kernels()))
+        fallbacks.add_metric([], len(told_fallbacks()))
         yield fallbacks
         if self._with_gpus:
             yield from _gpu_series(self._peak_memory_bytes())

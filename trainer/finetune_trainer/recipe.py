@@ -24,10 +24,11 @@ from finetune_trainer.exporter import start_exporter
 from finetune_trainer.flops import peak_flops, training_flops
 from finetune_trainer.gang import Node, Place, StopVote, broadcast, sum_over_gang
 from finetune_trainer.metrics import StepRecord
+from finetune_trainer.passes import Passes
 from finetune_trainer.profiling import PROFILE_DIRECTORY, StepProfiler
 from finetune_trainer.reporting import Reporter, open_reporter
 from finetune_trainer.state import TrainingState
-from finetune_trainer.trainable import TrainableModel, build_trainable, length_multiple
+from finetune_trainer.trainable import TrainableModel, build_trainable, length_multiple, open_passes
 
 NUM_RECENT_LOSSES = 10
 
@@ -56,7 +57,8 @@ def train(job: TrainerJob, paths: JobPaths, place: Place, node: Node) -> Trained
     ):
         for line in (*state.resumed_from.damages, describe_start(state)):
             reporter.say(line)
-        run = Run(state, model, shape, data, checkpoints, StopVote(node.stop.is_made), clock)
+        passes = open_passes(job, place, prepared, shape, model)
+        run = Run(state, model, passes, shape, data, checkpoints, StopVote(node.stop.is_made), clock)
         profiler = open_profiler(state, reporter)
         node.stop.training_begins()
         for step in range(state.progress.step, prepared.total_steps):
@@ -112,6 +114,7 @@ class Run:
 
     state: TrainingState
     model: TrainableModel
+    passes: Passes
     shape: ModelShape
     data: PackedSequences
     checkpoints: Checkpoints
@@ -214,9 +217,7 @@ def compute_gradients(run: Run, indices: Indices, step: int) -> Share | None:
         # Dropout depends on what is computed, not on what was computed before: a resumed run, or one on other
         # processes, drops the same.
         torch.manual_seed(random_stream(training.seed, step, int(slots[0])))
-        micro_loss = run.model(batch) / num_targets
-        micro_loss.backward()
-        loss += micro_loss.detach()
+        loss += run.passes.add_gradients(batch, num_targets)
         num_tokens += batch.num_tokens
         flops += training_flops(run.shape, state.job.spec.lora, batch.num_tokens, len(batch.targets), batch.num_pairs)
     return Share(loss, num_tokens, flops)

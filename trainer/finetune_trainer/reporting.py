@@ -18,7 +18,7 @@ from finetune_trainer.contract.report import rfc3339
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.exporter import Exporter, RankZeroExporter
 from finetune_trainer.gang import Node
-from finetune_trainer.kernels.fallback import failed_kernels
+from finetune_trainer.kernels.fallback import told_fallbacks
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.runlog import RunLog, describe_step
 from finetune_trainer.state import TrainingState
@@ -86,7 +86,7 @@ class RankZeroReporter(NodeReporter):
         self._steps_per_epoch = steps_per_epoch
         self._log_every_steps = log_every_steps
         self._seconds = 0.0
-        self._told_kernels: set[str] = set()
+        self._told_fallbacks: set[str] = set()
         exporter.metrics.start(begun.step, begun.total_steps, _saved_until(begun))
         self._leave_progress = leave_progress
         self._publish()
@@ -111,10 +111,10 @@ class RankZeroReporter(NodeReporter):
         self._seconds += record.seconds
         is_due = record.step % self._log_every_steps == 0
         resumed_step, total_steps = self._progress.resumed_from_step, self._progress.total_steps
-        for name, why in failed_kernels().items():
-            if name not in self._told_kernels:
-                self._told_kernels.add(name)
-                self.say(f"warning: kernel {name} could not be compiled, PyTorch computes it, slower: {why}")
+        for name, sentence in told_fallbacks().items():
+            if name not in self._told_fallbacks:
+                self._told_fallbacks.add(name)
+                self.say(f"warning: {sentence}")
         if is_due or record.step in (resumed_step + 1, total_steps):
             seconds_a_step = self._seconds / (record.step - resumed_step)
             self.say(describe_step(record, total_steps, seconds_a_step))

@@ -18,12 +18,15 @@ from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.frozen.whole import Whole
+from finetune_trainer.fused.repeated import RepeatedPasses
 from finetune_trainer.fused.spread import SpreadLayers
 from finetune_trainer.gang import Place
 from finetune_trainer.lora import add_adapters, initialise_adapters
 from finetune_trainer.model import CausalDecoder, build_model, read_weights
-from finetune_trainer.planner.fitting import resolve_checkpointing
+from finetune_trainer.passes import LaunchedPasses, Passes
+from finetune_trainer.planner.fitting import resolve_checkpointing, with_checkpointing
 from finetune_trainer.planner.formats import FP8, keeps_embedding_on_host
+from finetune_trainer.planner.launches import repeats_passes
 from finetune_trainer.sharding import count_shares, fill_model, make_mesh, shard_model
 
 TrainableModel = CausalDecoder | FusedDecoder
@@ -144,10 +147,25 @@ def recomputes_activations(job: TrainerJob, place: Place, prepared: PreparedRepo
     """Say whether activations are computed again; where prepare left it open, this GPU's memory decides."""
     if prepared.activation_checkpointing is not None:
         return prepared.activation_checkpointing
-    memory_bytes = None
-    if place.device.type == "cuda":
-        memory_bytes = torch.cuda.get_device_properties(place.device).total_memory
+    memory_bytes = gpu_memory_bytes(place.device)
     return resolve_checkpointing(shape, job.spec, Sharding(prepared.sharding), memory_bytes) is not False
+
+
+def gpu_memory_bytes(device: torch.device) -> int | None:
+    """Return the memory of a GPU; None for a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def open_passes(
+    job: TrainerJob, place: Place, prepared: PreparedReport, shape: ModelShape, model: TrainableModel
+) -> Passes:
+    """Return what adds up the gradients of micro-batches: by CUDA graphs where launching kernels takes too long."""
+    memory_bytes = gpu_memory_bytes(place.device)
+    if memory_bytes is None or not isinstance(model, FusedDecoder):
+        return LaunchedPasses(model)
+    spec = with_checkpointing(job.spec, recomputes_activations(job, place, prepared, shape))
+    is_repeated = repeats_passes(shape, spec, Sharding(prepared.sharding), memory_bytes)
+    return RepeatedPasses(model) if is_repeated else LaunchedPasses(model)
 
 
 def length_multiple(device_type: str, training: Training) -> int:

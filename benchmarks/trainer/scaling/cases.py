@@ -6,6 +6,7 @@ from typing import Any
 WARM_UP_STEPS = 4
 PROFILED_STEP = 11
 EIGHT_B, EIGHT_B_LONG, SEVENTY_B = "llama-3.1-8b", "llama-3.1-8b-long", "llama-3.1-70b"
+SMALL = "smollm2-135m"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Case:
     steps: int = 14
     seconds: int = 45  # what it may take at most
     checkpoint_every: int = 6
+    is_packed: bool = False  # also where each document fills a sequence: all batches then have one length
     profiled: bool = True
     killed: bool = False  # lose a process behind the first checkpoint, and go on
     is_whole: bool = True  # wait for the last checkpoint and the adapter, not only for the last step
@@ -52,7 +54,7 @@ class Case:
             "batchSize": self.batch,
             "gradientAccumulation": 1,
             "maxSequenceLength": self.length,
-            "packing": False,
+            "packing": self.is_packed,
             "precision": "fp32" if on_cpu else self.precision,
             "kernels": "fused",
             "schedule": {"warmupSteps": 2},
@@ -109,6 +111,17 @@ WAVES: list[list[Case]] = [
     [Case("hybrid-2x2", FOUR, "hybrid", nodes=2, is_whole=False)],
     [Case("fp8-replicate-4", FOUR, precision="fp8", is_whole=False)],
     [Case("70b-bf16-full-4", FOUR, "full", SEVENTY_B, length=2048, steps=7, seconds=150, is_whole=False)],
+]
+WAVES += [
+    [Case("hybrid-2x1", PAIR, "hybrid", nodes=2, is_whole=False)],
+    [Case("fp8-replicate-2", PAIR, precision="fp8", is_whole=False)],
+    [Case("fp8-full-2", PAIR, "full", precision="fp8", is_whole=False)],
+    # Kernels launched one by one, and repeated as CUDA graphs, which takes packing.
+    [
+        Case("small-launched", (0,), shape=SMALL, batch=8, length=2048, steps=40, is_whole=False),
+        Case("small-repeated", (1,), shape=SMALL, batch=8, length=2048, steps=40, is_packed=True, is_whole=False),
+    ],
+    [Case("small-repeated-2", PAIR, shape=SMALL, batch=8, length=2048, steps=40, is_packed=True, is_whole=False)],
 ]
 TINY: dict[str, Any] = {"shape": "llama-8-layers-of-512", "batch": 1, "length": 64, "rank": 4, "seconds": 300}
 REHEARSAL: list[list[Case]] = [

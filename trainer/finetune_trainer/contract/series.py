@@ -136,7 +136,8 @@ OF_NODE = (
     Series(
         KERNEL_FALLBACKS,
         _GAUGE,
-        "Kernels of local rank 0 that could not be compiled; PyTorch computes them, slower. training.log says why.",
+        "What local rank 0 does slower than it meant to: kernels that could not be compiled, and a CUDA graph that "
+        "could not be kept. training.log says why.",
     ),
     Series(
         GPU_UTILIZATION_RATIO, _GAUGE, "Share of time in which a kernel ran on a GPU, as NVML samples it.", (GPU_LABEL,)

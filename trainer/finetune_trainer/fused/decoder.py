@@ -1,6 +1,7 @@
 """The decoder of a fused step: from a batch to its loss, and from there to the gradients of the adapters."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.filling import Destination
-from finetune_trainer.fused.attention import documents_of
+from finetune_trainer.fused.attention import Documents, documents_of
 from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize, Places
 from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.fused.layer import Drops, FusedLayer, Positions, Tape
@@ -131,25 +132,42 @@ class FusedDecoder(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch's targets, fp32 scalar."""
         if not torch.is_grad_enabled():
-            return self.run(batch, None)
+            return self.loss_of(self.run_layers(self.inputs_of(batch), None), batch)[0]
         loss: Tensor = _Loss.apply(self._anchor, self, batch)  # type: ignore[no-untyped-call]
         return loss
 
-    def run(self, batch: Batch, record: "Record | None") -> Tensor:
-        """Run the forward pass, and record what the backward pass needs where there is a record."""
-        positions = Positions(
-            batch.positions.flatten(),
-            self._cosine,
-            self._sine,
-            has_interleaved_rotary(self._shape.family),
-            documents_of(batch, batch.tokens.device),
-        )
-        drops = self._draw_dropout()
-        residual, addend = self._kernels.gather_rows(self._embeddings, batch.tokens.flatten()), None
-        for number, (layer, own) in enumerate(zip(self.blocks, drops, strict=True)):
+    def inputs_of(self, batch: Batch) -> "Inputs":
+        """Return what the layers read of a batch; it draws the dropout."""
+        device = batch.tokens.device
+        seeds = self.draw_seeds()
+        on_device = None if seeds is None else sent(seeds, device)
+        return self.inputs(batch.tokens, batch.positions, documents_of(batch, device), on_device)
+
+    def inputs(self, tokens: Tensor, places: Tensor, documents: Documents, seeds: Tensor | None) -> "Inputs":
+        """Return what the layers read, from tensors on their device."""
+        interleaved = has_interleaved_rotary(self._shape.family)
+        positions = Positions(places.flatten(), self._cosine, self._sine, interleaved, documents)
+        if seeds is None:
+            return Inputs(tokens.flatten(), positions, [Drops()] * self._shape.num_layers)
+        drops = [Drops(*map(Drop, row.unbind())) for row in seeds.unbind()]
+        return Inputs(tokens.flatten(), positions, drops)
+
+    def draw_seeds(self) -> Tensor | None:
+        """Draw the dropout of a forward pass, int64 [num_layers, 4] on the CPU, so that no GPU is waited for.
+
+        Returns None where nothing is dropped.
+        """
+        if not (self.training and self._drops):
+            return None
+        return torch.randint(MAX_SEED, (self._shape.num_layers, len(Drops._fields)))
+
+    def run_layers(self, inputs: "Inputs", record: "Record | None") -> Tensor:
+        """Return the last hidden states, and record what the backward pass needs where there is a record."""
+        residual, addend = self._kernels.gather_rows(self._embeddings, inputs.tokens), None
+        for number, (layer, drops) in enumerate(zip(self.blocks, inputs.drops, strict=True)):
             self._use(number, number + 1)
             compute = layer.forward_without_tape if self._checkpoints else layer.forward
-            residual, addend, tape = compute(residual, addend, positions, own)
+            residual, addend, tape = compute(residual, addend, inputs.positions, drops)
             if record is not None:
                 record.tapes.append(tape)
             del tape
@@ -157,46 +175,49 @@ class FusedDecoder(nn.Module):
         hidden, inverse_rms = self._kernels.add_and_normalise(
             residual, addend, self._norm, self._shape.norm_epsilon, normalised
         )
-        loss, gradient = loss_and_gradient(normalised[batch.predicting], self._head, batch.targets)
         if record is not None:
-            record.positions, record.drops, record.predicting = positions, drops, batch.predicting
-            record.hidden, record.inverse_rms, record.gradient = hidden, inverse_rms, gradient
-        return loss
+            record.inputs, record.hidden, record.inverse_rms = inputs, hidden, inverse_rms
+        return normalised
 
-    def run_backward(self, record: "Record", gradient_of_loss: Tensor) -> None:
+    def loss_of(self, normalised: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed loss, and its gradient with respect to the hidden states that predict a target."""
+        return loss_and_gradient(normalised[batch.predicting], self._head, batch.targets)
+
+    def run_layers_backward(self, record: "Record") -> None:
         """Add to the gradients of the adapters; the record is used up."""
         layers = self.blocks
-        joined: Tensor | None = self._last_norm_backward(record, gradient_of_loss)
+        joined: Tensor | None = self._last_norm_backward(record)
         for number in reversed(range(len(layers))):
             self._use(number, number - 1)
             below = layers[number - 1] if number else None
             assert joined is not None
-            joined = layers[number].backward(record.tapes.pop(), joined, record.positions, record.drops[number], below)
+            own = record.inputs.drops[number]
+            joined = layers[number].backward(record.tapes.pop(), joined, record.inputs.positions, own, below)
 
     def _use(self, number: int, then: int) -> None:
         """Have the frozen weights of a layer where its products read them, and those of the next one on their way."""
         if self._spread is not None:
             self._spread.use(number, then if 0 <= then < self._shape.num_layers else None)
 
-    def _last_norm_backward(self, record: "Record", gradient_of_loss: Tensor) -> Tensor:
+    def _last_norm_backward(self, record: "Record") -> Tensor:
         """Return the gradient of the residual stream before the last norm, in the buffer that the last block wants."""
-        size = self._shape.hidden_size
-        gradient = torch.zeros_like(record.hidden)
-        gradient[record.predicting] = record.gradient * gradient_of_loss.to(gradient.dtype)
-        joined = self.blocks[-1].down.new_gradient(len(gradient))
-        stream = joined[:, :size]
+        joined = self.blocks[-1].down.new_gradient(len(record.gradient))
+        stream = joined[:, : self._shape.hidden_size]
         stream.zero_()
-        self._kernels.normalise_backward(gradient, record.hidden, record.inverse_rms, self._norm, stream, stream)
+        self._kernels.normalise_backward(record.gradient, record.hidden, record.inverse_rms, self._norm, stream, stream)
         del record.hidden, record.gradient
         return joined
 
-    def _draw_dropout(self) -> list[Drops]:
-        """Draw the seeds of a forward pass from PyTorch's generator of the CPU, so that no GPU is waited for."""
-        num_layers = self._shape.num_layers
-        if not (self.training and self._drops):
-            return [Drops()] * num_layers
-        drawn = torch.randint(MAX_SEED, (num_layers, len(Drops._fields))).tolist()
-        return [Drops(*map(Drop, row)) for row in drawn]
+
+def spread_gradient(gradient: Tensor, batch: Batch, scale: Tensor, out: Tensor) -> None:
+    """Write the scaled gradient of the hidden states that predict a target to their places, and zeros elsewhere."""
+    out.zero_()
+    out[batch.predicting] = gradient * scale.to(gradient.dtype)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, which nobody waits for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def make_table(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, on_host: bool) -> Tensor:
@@ -217,17 +238,24 @@ def make_refresh(frozen: FrozenFormat, layers: Sequence[FusedLayer]) -> Callable
     return frozen.make_refresh(list(owners), places)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What the layers read of a batch."""
+
+    tokens: Tensor  # int64 [tokens]
+    positions: Positions
+    drops: list[Drops]  # of each layer
+
+
 class Record:
     """What a forward pass leaves for the backward pass."""
 
     def __init__(self) -> None:
         self.tapes: list[Tape | Tensor] = []  # of each layer; its input alone where activations are computed again
-        self.positions: Positions
-        self.drops: list[Drops]
-        self.predicting: Tensor
+        self.inputs: Inputs
         self.hidden: Tensor  # the residual stream before the last norm
         self.inverse_rms: Tensor
-        self.gradient: Tensor  # of the hidden states that predict a target
+        self.gradient: Tensor  # of the last hidden states; the backward pass overwrites it
 
 
 class _Loss(torch.autograd.Function):
@@ -239,12 +267,16 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, _: Tensor, decoder: FusedDecoder, batch: Batch) -> Tensor:
         record = Record()
-        loss = decoder.run(batch, record)
-        ctx.decoder, ctx.record = decoder, record  # type: ignore[attr-defined]
+        loss, gradient = decoder.loss_of(decoder.run_layers(decoder.inputs_of(batch), record), batch)
+        ctx.decoder, ctx.batch = decoder, batch  # type: ignore[attr-defined]
+        ctx.record, ctx.gradient = record, gradient  # type: ignore[attr-defined]
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        ctx.decoder.run_backward(ctx.record, gradient)
+    def backward(ctx: Any, scale: Tensor) -> tuple[None, None, None]:
+        ctx.record.gradient = torch.empty_like(ctx.record.hidden)
+        spread_gradient(ctx.gradient, ctx.batch, scale, ctx.record.gradient)
+        del ctx.gradient
+        ctx.decoder.run_layers_backward(ctx.record)
         return None, None, None

@@ -41,7 +41,7 @@ class Slot:
 class Drop(NamedTuple):
     """Which values of an input the adapters do not see, see `kernels.plain.drop`."""
 
-    seed: int
+    seed: Tensor  # int64 scalar on the device of the values
     first_row: int = 0
 
 

@@ -18,8 +18,8 @@ NO_COMPILER = "Failed to find C compiler"
 _failed: dict[str, str] = {}
 
 
-def failed_kernels() -> dict[str, str]:
-    """Return the kernels of this process that could not be compiled, and why."""
+def told_fallbacks() -> dict[str, str]:
+    """Return a sentence for each thing that this process does slower than it meant to, by its name."""
     return dict(_failed)
 
 
@@ -57,10 +57,16 @@ def maker_with_fallback(name: str, fast: Callable[..., Any], slow: Callable[...,
     return make
 
 
-def remember(name: str, error: BaseException) -> None:
+def remember(kernel: str, error: BaseException) -> None:
     """Keep in mind, and say, that a kernel could not be compiled."""
-    _failed[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
-    logger.warning("kernel %s could not be compiled, PyTorch computes it, slower: %s", name, _failed[name])
+    fall_back(kernel, f"kernel {kernel} could not be compiled, PyTorch computes it, slower", error)
+
+
+def fall_back(name: str, what: str, error: BaseException) -> None:
+    """Keep in mind, and say, that something works in a slower way only, and why."""
+    why = f"{type(error).__name__}: {error}".partition("\n")[0]
+    _failed[name] = f"{what}: {why}"
+    logger.warning("%s", _failed[name])
 
 
 def is_compile_failure(error: BaseException) -> bool:

@@ -197,20 +197,20 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return losses
 
 
-def drop(values: Tensor, probability: float, seed: int, first_row: int, out: Tensor) -> None:
+def drop(values: Tensor, probability: float, seed: Tensor, first_row: int, out: Tensor) -> None:
     """Set each value to zero with a probability, and divide the others by what is left of one.
 
     Args:
         values: [rows, columns].
         probability: of a zero.
-        seed: below 2**31; names which values are dropped, together with their place.
+        seed: int64 scalar below 2**31, where the values are; names which are dropped, together with their place.
         first_row: place of the first row, where the values are rows of a larger matrix.
         out: [rows, columns], overwritten.
     """
     out.copy_(_widened(values) * _kept(values, probability, seed, first_row) / (1 - probability))
 
 
-def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int, first_row: int) -> None:
+def add_dropped(total: Tensor, values: Tensor, probability: float, seed: Tensor, first_row: int) -> None:
     """Add values to a total as `drop` would leave them; the backward half of `drop`."""
     kept = _kept(values, probability, seed, first_row)
     total.copy_(_widened(total) + _widened(values) * kept / (1 - probability))
@@ -328,7 +328,7 @@ def _turned(columns: Tensor, head_dim: int, cosine: Tensor, sine: Tensor, interl
     return joined.flatten(1)
 
 
-def _kept(values: Tensor, probability: float, seed: int, first_row: int) -> Tensor:
+def _kept(values: Tensor, probability: float, seed: Tensor, first_row: int) -> Tensor:
     """Say which values stay, bool of their shape: those whose place hashes to a large number.
 
     The hash is lowbias32 (https://github.com/skeeto/hash-prospector), which a GPU computes faster than it reads. Its

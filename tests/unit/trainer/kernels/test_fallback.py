@@ -10,7 +10,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from finetune_trainer.contract import series
 from finetune_trainer.kernels import fallback
-from finetune_trainer.kernels.fallback import failed_kernels, maker_with_fallback, with_fallback
+from finetune_trainer.kernels.fallback import maker_with_fallback, told_fallbacks, with_fallback
 from finetune_trainer.metrics import NodeCollector
 
 FAILURES = {
@@ -44,7 +44,7 @@ def test_the_twin_computes_what_a_kernel_cannot_and_it_is_told_once(
     assert [record.message[:60] for record in caplog.records] == [
         "kernel gate could not be compiled, PyTorch computes it, slower"[:60]
     ]
-    assert list(failed_kernels()) == ["gate"]
+    assert list(told_fallbacks()) == ["gate"]
 
 
 def test_what_is_made_first_and_computed_later_falls_back_when_it_is_computed() -> None:
@@ -73,7 +73,7 @@ def test_other_errors_are_not_taken_for_a_failure_to_compile(error: Exception) -
 
     with pytest.raises(type(error)):
         with_fallback("gate", fast, lambda: None)()
-    assert not failed_kernels()
+    assert not told_fallbacks()
 
 
 def test_the_exporter_tells_how_many_kernels_could_not_be_compiled() -> None:

@@ -192,9 +192,13 @@ def test_cross_entropy_leaves_the_gradient_of_the_logits(form: tuple[torch.dtype
         assert_close(own, expected, tolerance)
 
 
+def seed_of(number: int) -> torch.Tensor:
+    return torch.tensor(number)
+
+
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     ones, out = torch.ones(200, 500), torch.empty(200, 500)
-    plain.drop(ones, 0.1, 12345, 0, out)
+    plain.drop(ones, 0.1, seed_of(12345), 0, out)
     assert (out == 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
     assert out.mean().item() == pytest.approx(1.0, abs=0.004)
     # Neither rows nor columns are dropped together.
@@ -207,13 +211,14 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 def test_both_kernels_drop_the_same(probability: float, seed: int, first_row: int) -> None:
     values, total = wide(3, 2100, torch.float32), wide(3, 2100, torch.float32)
     expected, ours = copies(total, total)
-    plain.drop(values, probability, seed, first_row, expected)
-    on_gpu.drop(values, probability, seed, first_row, ours)
+    own = seed_of(seed).to(values.device)
+    plain.drop(values, probability, own, first_row, expected)
+    on_gpu.drop(values, probability, own, first_row, ours)
     torch.testing.assert_close(ours, expected)
     added, ours = copies(total, total)
-    plain.add_dropped(added, values, probability, seed, first_row)
+    plain.add_dropped(added, values, probability, own, first_row)
     torch.testing.assert_close(added, total + expected)
-    on_gpu.add_dropped(ours, values, probability, seed, first_row)
+    on_gpu.add_dropped(ours, values, probability, own, first_row)
     torch.testing.assert_close(ours, added)
 
 
@@ -221,17 +226,17 @@ def test_seeds_drop_different_values() -> None:
     kept = []
     for seed in (1, 2):
         out = torch.empty(50, 100)
-        plain.drop(torch.ones(50, 100), 0.5, seed, 0, out)
+        plain.drop(torch.ones(50, 100), 0.5, seed_of(seed), 0, out)
         kept.append(out > 0)
     assert (kept[0] == kept[1]).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_rows_of_a_matrix_drop_what_the_matrix_drops() -> None:
     values, whole = torch.randn(9, 40), torch.empty(9, 40)
-    plain.drop(values, 0.5, 3, 0, whole)
+    plain.drop(values, 0.5, seed_of(3), 0, whole)
     for kernels in (plain, on_gpu):
         part = torch.empty(5, 40)
-        kernels.drop(values[4:], 0.5, 3, 4, part)
+        kernels.drop(values[4:], 0.5, seed_of(3), 4, part)
         torch.testing.assert_close(part, whole[4:])
 
 

@@ -64,6 +64,17 @@ def test_the_estimate_is_within_8_percent_of_what_was_measured_and_the_overhead_
     assert memory.total / GIB > MEASURED[measured] + 1.0
 
 
+def test_a_base_model_in_nf4_with_its_embeddings_on_the_host_takes_what_was_measured() -> None:
+    training = {"batchSize": 2, "maxSequenceLength": 2048, "activationCheckpointing": True}
+    one_gpu = spec(
+        compute={"nodes": 1, "gpusPerNode": 1},
+        lora={"rank": 8, "dropout": 0},
+        training=training | {"precision": "nf4", "embeddingOnHost": True},
+    )
+    memory = estimate_memory(SHAPE_8B, one_gpu, Sharding.REPLICATE)
+    assert (memory.total - memory.overhead) / GIB == pytest.approx(6.82, rel=0.02)
+
+
 def test_a_base_model_that_is_spread_takes_what_was_measured() -> None:
     two_gpus = spec(compute={"nodes": 1, "gpusPerNode": 2}, lora={"dropout": 0}, training={"kernels": "plain"})
     memory = estimate_memory(SHAPE_8B, two_gpus, Sharding.FULL)

@@ -1,4 +1,7 @@
-"""Dropout whose choice is computed from a seed wherever it is needed, and stored nowhere."""
+"""Dropout whose choice is computed from a seed wherever it is needed, and stored nowhere.
+
+The seed is read from the GPU's memory, so that a step that the GPU repeats by itself drops other values each time.
+"""
 
 import triton
 import triton.language as tl
@@ -7,7 +10,7 @@ from torch import Tensor
 COLUMNS_PER_PROGRAM = 2048
 
 
-def drop(values: Tensor, probability: float, seed: int, first_row: int, out: Tensor) -> None:
+def drop(values: Tensor, probability: float, seed: Tensor, first_row: int, out: Tensor) -> None:
     """Set each value to zero with a probability, and divide the others by what is left of one; see `plain.drop`."""
     rows, columns = values.shape
     _drop[(rows, triton.cdiv(columns, COLUMNS_PER_PROGRAM))](
@@ -17,7 +20,8 @@ def drop(values: Tensor, probability: float, seed: int, first_row: int, out: Ten
         values.stride(0),
         out.stride(0),
         columns,
-        _start_word(seed, first_row * columns),
+        seed,
+        _as_word(first_row * columns),
         int(probability * 2**32),
         1 / (1 - probability),
         ADDS=False,
@@ -26,7 +30,7 @@ def drop(values: Tensor, probability: float, seed: int, first_row: int, out: Ten
     )
 
 
-def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int, first_row: int) -> None:
+def add_dropped(total: Tensor, values: Tensor, probability: float, seed: Tensor, first_row: int) -> None:
     """Add values to a total as `drop` would leave them; see `plain.add_dropped`."""
     rows, columns = values.shape
     _drop[(rows, triton.cdiv(columns, COLUMNS_PER_PROGRAM))](
@@ -36,7 +40,8 @@ def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int, fi
         values.stride(0),
         total.stride(0),
         columns,
-        _start_word(seed, first_row * columns),
+        seed,
+        _as_word(first_row * columns),
         int(probability * 2**32),
         1 / (1 - probability),
         ADDS=True,
@@ -45,13 +50,13 @@ def add_dropped(total: Tensor, values: Tensor, probability: float, seed: int, fi
     )
 
 
-def _start_word(seed: int, first_place: int) -> int:
-    """Return the word of the first value, as a signed number, so that Triton takes every seed for the same type."""
-    word = seed * 0x9E3779B1 + first_place & 0xFFFFFFFF
+def _as_word(place: int) -> int:
+    """Return the low 32 bits as a signed number, so that Triton takes every place for the same type."""
+    word = place & 0xFFFFFFFF
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
-@triton.jit(do_not_specialize=["start_word", "threshold"])
+@triton.jit(do_not_specialize=["seed", "first_place", "threshold"])
 def _drop(
     values,
     total,
@@ -59,7 +64,8 @@ def _drop(
     stride,
     out_stride,
     size,
-    start_word,
+    seed,
+    first_place,
     threshold,
     scale,
     ADDS: tl.constexpr,
@@ -68,7 +74,7 @@ def _drop(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
-    word = (row * size + columns + start_word).to(tl.uint32)
+    word = (row * size + columns + first_place + tl.load(seed) * 0x9E3779B1).to(tl.uint32)
     word = (word ^ (word >> 16)) * 0x7FEB352D
     word = (word ^ (word >> 15)) * 0x846CA68B
     word = word ^ (word >> 16)
