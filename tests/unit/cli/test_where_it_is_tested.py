@@ -8,7 +8,7 @@ import typer
 from finetune_cli.app import app
 
 ON_THE_CLUSTER = Path("tests/e2e/test_command_line.py").read_text(encoding="utf-8")
-WITH_ROLES = Path("tests/integration/test_command_line_roles.py").read_text(encoding="utf-8")
+WITH_ROLES = Path("tests/integration/command_line/test_roles.py").read_text(encoding="utf-8")
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 WITHOUT_A_CLUSTER = {"init", "local"}
 

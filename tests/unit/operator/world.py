@@ -54,6 +54,11 @@ class World:
     def status(self) -> FineTuneJobStatus:
         return FineTuneJobStatus.model_validate(self.body.get("status") or {})
 
+    @property
+    def conditions(self) -> dict[str, tuple[str, str]]:
+        """Answer and reason of every condition, by type."""
+        return {one.type.value: (one.status.value, one.reason) for one in self.status.conditions}
+
     def condition(self, condition_type: str) -> tuple[str, str, str]:
         """Return a condition's status, reason and message."""
         (found,) = [condition for condition in self.status.conditions if condition.type == condition_type]

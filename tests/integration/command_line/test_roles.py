@@ -6,7 +6,6 @@ No node runs here: that logs, exec and download get through to a pod with `edit`
 
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ import yaml
 from tests.command_line import CommandLine, Finished
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl
-from tests.integration.control_plane import CONTROLLERS, ControlPlane, running_control_plane
 from tests.integration.kubelet import bring_to
-from tests.integration.operator_process import OperatorProcess
 from tests.users import user_with_role
 
 pytestmark = pytest.mark.apiserver
@@ -26,19 +23,11 @@ FORBIDDEN, TIMED_OUT = 5, 124
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane that puts the rules of labelled roles into `edit` and `view`, as every cluster does."""
-    controllers = (*CONTROLLERS, "clusterrole-aggregation-controller")
-    with running_control_plane(tmp_path_factory.mktemp("plane"), controllers) as control_plane:
-        yield control_plane
-
-
-@pytest.fixture(scope="module")
-def namespace(installed: Kubectl, operator: OperatorProcess) -> Kubectl:
+def team(kubectl: Kubectl) -> Kubectl:
     """A namespace with a job that has succeeded, one that trains, and one that rests."""
     name = f"team-{uuid.uuid4().hex[:8]}"
-    installed.run("create", "namespace", name)
-    kubectl = installed.within(name)
+    kubectl.run("create", "namespace", name)
+    kubectl = kubectl.within(name)
     kubectl.run("create", "secret", "generic", "tokens", "--from-literal=HF_TOKEN=hf_never_to_be_seen")
     bring_to(kubectl, "done", "succeeded", secretName="tokens")
     bring_to(kubectl, "trains", "running")
@@ -47,18 +36,18 @@ def namespace(installed: Kubectl, operator: OperatorProcess) -> Kubectl:
 
 
 @pytest.fixture(scope="module")
-def edit(namespace: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    return _person(namespace, "edit", tmp_path_factory.mktemp("edit"))
+def edit(team: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    return _person(team, "edit", tmp_path_factory.mktemp("edit"))
 
 
 @pytest.fixture(scope="module")
-def view(namespace: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    return _person(namespace, "view", tmp_path_factory.mktemp("view"))
+def view(team: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    return _person(team, "view", tmp_path_factory.mktemp("view"))
 
 
-def _person(namespace: Kubectl, role: str, directory: Path) -> CommandLine:
-    cli = CommandLine(user_with_role(namespace, role, directory), namespace.namespace)
-    namespace.wait_until(f"{role} has FineTuneJobs", lambda: cli.run("status").exit_code == 0, timeout_seconds=30)
+def _person(team: Kubectl, role: str, directory: Path) -> CommandLine:
+    cli = CommandLine(user_with_role(team, role, directory), team.namespace)
+    team.wait_until(f"{role} has FineTuneJobs", lambda: cli.run("status").exit_code == 0, timeout_seconds=30)
     return cli
 
 
@@ -133,10 +122,10 @@ def test_edit_submits_a_job_with_its_tokens_suspends_it_and_lets_it_go_on(edit: 
     assert edit.output("suspend", "mine", "--wait").endswith("suspended\n")
 
 
-def test_edit_retries_a_job(edit: CommandLine, namespace: Kubectl) -> None:
+def test_edit_retries_a_job(edit: CommandLine, team: Kubectl) -> None:
     done = edit.run("retry", "done", "--from-step", "0", "--name", "again")
     assert done.stdout == "finetunejob.finetune.dev/again created (from the start of done)\n", done.stderr
-    assert namespace.job("again").body["spec"]["suspend"] is False
+    assert team.job("again").body["spec"]["suspend"] is False
 
 
 @pytest.mark.parametrize(
@@ -149,15 +138,13 @@ def test_edit_retries_a_job(edit: CommandLine, namespace: Kubectl) -> None:
     ids=lambda words: words[0],
 )
 def test_edit_may_start_the_pod_that_a_command_needs_and_takes_it_away_again(
-    edit: CommandLine, namespace: Kubectl, words: list[str], tmp_path: Path
+    edit: CommandLine, team: Kubectl, words: list[str], tmp_path: Path
 ) -> None:
     """No node takes the pod, so time runs out; that it could be made and deleted is what is seen."""
     done = edit.run(*(word.format(directory=tmp_path) for word in words))
     assert done.exit_code == TIMED_OUT, done.stderr
-    namespace.wait_until(
-        "it is gone", lambda: not namespace.items("jobs,pods", "app.kubernetes.io/name=kubectl-finetune")
-    )
-    assert "copied" not in [job["metadata"]["name"] for job in namespace.items("finetunejobs")]
+    team.wait_until("it is gone", lambda: not team.items("jobs,pods", "app.kubernetes.io/name=kubectl-finetune"))
+    assert "copied" not in [job["metadata"]["name"] for job in team.items("finetunejobs")]
 
 
 def test_edit_may_run_commands_in_pods(edit: CommandLine) -> None:
@@ -183,30 +170,30 @@ WRITING = {
 }
 
 
-def _state(namespace: Kubectl) -> dict[str, object]:
-    names = namespace.run("get", "finetunejobs,secrets,jobs,pods", "--output", "name").split()
+def _state(team: Kubectl) -> dict[str, object]:
+    names = team.run("get", "finetunejobs,secrets,jobs,pods", "--output", "name").split()
     return {
         "objects": names,
-        "suspended": [namespace.job(name).body["spec"].get("suspend") for name in ("trains", "rests")],
+        "suspended": [team.job(name).body["spec"].get("suspend") for name in ("trains", "rests")],
     }
 
 
 @pytest.mark.parametrize("command", WRITING)
 def test_view_is_refused_whatever_changes_something_and_told_which_role_it_takes(
-    view: CommandLine, namespace: Kubectl, command: str, tmp_path: Path
+    view: CommandLine, team: Kubectl, command: str, tmp_path: Path
 ) -> None:
     file, env_file = _job_file(tmp_path, "theirs")
-    before = _state(namespace)
+    before = _state(team)
     words = [word.format(file=file, env_file=env_file, directory=tmp_path) for word in WRITING[command]]
     done: Finished = view.run(*words)
     assert done.exit_code == FORBIDDEN, done.stdout + done.stderr
     assert "not permitted" in done.stderr
     assert "`edit`" in done.stderr
     assert "hf_never_to_be_seen" not in done.stdout + done.stderr
-    assert _state(namespace) == before
+    assert _state(team) == before
 
 
-def test_neither_role_reaches_another_namespace(edit: CommandLine, namespace: Kubectl) -> None:
+def test_neither_role_reaches_another_namespace(edit: CommandLine, team: Kubectl) -> None:
     elsewhere = CommandLine(edit.kubeconfig, "default")
     for words in (["status"], ["status", "-A"], ["suspend", "trains"]):
         done = elsewhere.run(*words)
@@ -214,9 +201,9 @@ def test_neither_role_reaches_another_namespace(edit: CommandLine, namespace: Ku
     assert "Ask for the ClusterRole `view` in namespace default" in elsewhere.run("status").stderr
 
 
-def test_the_roles_of_the_chart_add_finetunejobs_and_nothing_else(namespace: Kubectl) -> None:
+def test_the_roles_of_the_chart_add_finetunejobs_and_nothing_else(team: Kubectl) -> None:
     """Least privilege: `status` is the operator's to write, and no verb is there that no command needs."""
-    granted = {role: namespace.get("clusterrole", f"finetune-operator-{role}")["rules"] for role in ("edit", "view")}
+    granted = {role: team.get("clusterrole", f"finetune-operator-{role}")["rules"] for role in ("edit", "view")}
     assert granted["view"] == [
         {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["get", "list", "watch"]}
     ]
