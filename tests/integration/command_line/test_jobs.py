@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.command_line import CommandLine
@@ -13,6 +14,8 @@ from tests.integration.command_line.job_files import write_job
 from tests.integration.control_plane import ControlPlane
 from tests.integration.kubelet import TRAIN, Kubelet, bring_to, wait_until_failed
 from tests.unit.operator.kubernetes_objects import ended, failure_message
+
+pytestmark = pytest.mark.apiserver
 
 
 def test_status_shows_jobs_as_a_table_and_one_of_them_whole(cli: CommandLine, namespace: Kubectl) -> None:

@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.command_line import CommandLine
 from tests.e2e.kubectl import Kubectl
 from tests.integration.command_line.job_files import write_job
 from tests.integration.kubelet import bring_to
+
+pytestmark = pytest.mark.apiserver
 
 # config.json of a model that the Hub has not to be asked for.
 CONFIG = {

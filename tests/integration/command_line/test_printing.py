@@ -16,6 +16,8 @@ from tests.integration.control_plane import ControlPlane
 from tests.integration.kubelet import bring_to
 from tests.terminal import Terminal
 
+pytestmark = pytest.mark.apiserver
+
 PRINTING = {
     "status": ["status"],
     "status of one": ["status", "calls"],

@@ -4,12 +4,15 @@ import base64
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.command_line import CommandLine
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl
 from tests.integration.command_line.job_files import write_job
+
+pytestmark = pytest.mark.apiserver
 
 TOKENS = {"HF_TOKEN": "hf_never_to_be_seen", "WANDB_API_KEY": "wandb_never_to_be_seen"}
 

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
+
 from tests.command_line import CommandLine
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl
 from tests.integration.kubelet import bring_to
+
+pytestmark = pytest.mark.apiserver
 
 
 def test_doctor_names_what_is_wrong_and_what_mends_it(cli: CommandLine, namespace: Kubectl) -> None:
