@@ -263,7 +263,8 @@ class FusedLayer(nn.Module):
         if at_once:
             self._gate_backward_with_adapters(tape, joined, gradient, inner)
         else:
-            self._kernels.gate_backward(tape.gate_and_up, gradient, inner[:, : self.gate_and_up.outputs])
+            wants_product = bool(self.down.slots)
+            self._kernels.gate_backward(tape.gate_and_up, gradient, inner[:, : self.gate_and_up.outputs], wants_product)
             self.down.add_gradients_of_a(joined, gradient, self.adapters, drops.down)
         self.down.add_gradients_of_b(joined, tape.down_narrow, self.adapters)
 

@@ -117,20 +117,22 @@ def gate(gate_and_up: Tensor, out: Tensor) -> None:
     out.copy_(functional.silu(gated) * up)
 
 
-def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor) -> None:
-    """Write the gradients of gate and up, and compute their product again.
+def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_product: bool) -> None:
+    """Write the gradients of gate and up, and compute their product again where an adapter needs it.
 
     Args:
         gate_and_up: [tokens, 2 * intermediate_size].
         gradient: of the product, [tokens, intermediate_size]; overwritten with the product.
         out: [tokens, 2 * intermediate_size], overwritten.
+        wants_product: else the gradient stays as it is.
     """
     gated, up = _widened(gate_and_up).chunk(2, dim=1)
     wide = _widened(gradient)
     sigmoid = torch.sigmoid(gated)
     silu = gated * sigmoid
     out.copy_(torch.cat([wide * up * sigmoid * (1 + gated - silu), wide * silu], dim=1))
-    gradient.copy_(silu * up)
+    if wants_product:
+        gradient.copy_(silu * up)
 
 
 def gate_backward_with_adapters(
@@ -156,7 +158,7 @@ def gate_backward_with_adapters(
         gradient_b_up: likewise.
     """
     rank, size = gradient_a.shape
-    gate_backward(gate_and_up, gradient, out)
+    gate_backward(gate_and_up, gradient, out, True)
     wide_out, wide_narrow = _widened(out), _widened(narrow)
     gradient_a.add_(_widened(narrow_gradient)[:, :rank].T @ _widened(gradient))
     gradient_b_gate.add_(wide_out[:, :size].T @ wide_narrow[:, :rank])

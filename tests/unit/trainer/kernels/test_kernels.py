@@ -133,7 +133,10 @@ def test_the_gate_and_its_gradients(form: tuple[torch.dtype, float]) -> None:
         assert_close(out, product.detach(), tolerance)
         (own_gradient,) = copies(gradient)
         gradients = wide(TOKENS, 2 * SIZE, dtype)
-        kernels.gate_backward(both, own_gradient, gradients)
+        kernels.gate_backward(both, own_gradient, gradients, False)
+        assert_close(gradients, expected, tolerance)
+        torch.testing.assert_close(own_gradient, gradient, rtol=0, atol=0)  # nobody wants the product
+        kernels.gate_backward(both, own_gradient, gradients, True)
         assert_close(gradients, expected, tolerance)
         assert_close(own_gradient, product.detach(), tolerance)
 
@@ -151,7 +154,7 @@ def test_the_gate_adds_to_the_adapters_gradients(dtype: torch.dtype, tolerance: 
     before = [torch.randn(shape) for shape in ((rank, size), (size, rank), (size, rank))]
     (product,) = copies(gradient)
     gradients = wide(tokens, 2 * size, dtype)
-    plain.gate_backward(both, product, gradients)
+    plain.gate_backward(both, product, gradients, True)
     by_gate, by_up = gradients.float().chunk(2, dim=1)
     narrow = t.float()
     expected = [

@@ -26,8 +26,8 @@ def _gate(gate_and_up, out, stride, out_stride, size, BLOCK: tl.constexpr):
     tl.store(out + row * out_stride + columns, gated * tl.sigmoid(gated) * up, mask=inside)
 
 
-def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor) -> None:
-    """Write the gradients of gate and up, and compute their product again; see `plain.gate_backward`."""
+def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_product: bool) -> None:
+    """Write the gradients of gate and up, and their product where it is wanted; see `plain.gate_backward`."""
     tokens, size = gradient.shape
     _gate_backward[(tokens, triton.cdiv(size, COLUMNS_PER_PROGRAM))](
         gate_and_up,
@@ -37,13 +37,24 @@ def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor) -> None:
         gradient.stride(0),
         out.stride(0),
         size,
+        WANTS_PRODUCT=wants_product,
         BLOCK=COLUMNS_PER_PROGRAM,
         num_warps=8,
     )
 
 
 @triton.jit
-def _gate_backward(gate_and_up, gradient, out, stride, gradient_stride, out_stride, size, BLOCK: tl.constexpr):
+def _gate_backward(
+    gate_and_up,
+    gradient,
+    out,
+    stride,
+    gradient_stride,
+    out_stride,
+    size,
+    WANTS_PRODUCT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
@@ -56,7 +67,8 @@ def _gate_backward(gate_and_up, gradient, out, stride, gradient_stride, out_stri
     destination = out + row * out_stride + columns
     tl.store(destination, incoming * up * sigmoid * (1.0 + gated - silu), mask=inside)
     tl.store(destination + size, incoming * silu, mask=inside)
-    tl.store(gradient + row * gradient_stride + columns, silu * up, mask=inside)
+    if WANTS_PRODUCT:
+        tl.store(gradient + row * gradient_stride + columns, silu * up, mask=inside)
 
 
 def gate_backward_with_adapters(
