@@ -85,7 +85,7 @@ class LayoutGraphs:
         if layout.documents:
             self._boundaries = torch.empty(layout.documents + 1, dtype=torch.int32, device=device)
             documents = Documents(layout.rows, self._boundaries, layout.longest)
-        # Drawn for their size alone, with a generator that is set anew before each pass.
+        # Drawn for their size alone: `RepeatedPasses` sets the generator back.
         seeds = decoder.draw_seeds()
         self._seeds = None if seeds is None else seeds.to(device)
         record, inputs = Record(), decoder.inputs(self._tokens, self._places, documents, self._seeds)
