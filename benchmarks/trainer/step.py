@@ -32,8 +32,6 @@ from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.data.packed import Sequence
 from finetune_trainer.filling import Destination, fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
-from finetune_trainer.fused.frozen.fp8 import Fp8Fast
-from finetune_trainer.fused.frozen.weight import FrozenWeight, GroupSize
 from finetune_trainer.fused.repeated import RepeatedPasses
 from finetune_trainer.kernels.fallback import told_fallbacks
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
@@ -47,8 +45,7 @@ from finetune_trainer.trainable import FROZEN_FORMATS
 WARM_UP_STEPS = 3
 DOCUMENT_TOKENS = 250
 GPU = torch.device("cuda", 0)
-# fp8-fast-layers is fp8-fast with the head in bf16.
-PRECISIONS = ("bf16", "fp8", "fp8-fast", "fp8-fast-layers", "nf4")
+PRECISIONS = ("bf16", "fp8", "fp8-fast", "nf4")
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,6 @@ NARROW = [
     Configuration(),
     Configuration(precision="fp8"),
     Configuration(precision="fp8-fast"),
-    Configuration(precision="fp8-fast-layers", steps=12),
     Configuration(precision="fp8-fast", batch=4, steps=8),
     Configuration(precision="nf4", steps=10),
     Configuration(precision="nf4", rank=8, length=2048, checkpointing=True, embedding_on_host=True, steps=16),
@@ -241,7 +237,7 @@ def spec_of(configuration: Configuration) -> TrainerSpec:
                 "maxSequenceLength": configuration.length,
                 "activationCheckpointing": configuration.checkpointing,
                 "kernels": Kernels(configuration.kernels),
-                "precision": configuration.precision.removesuffix("-layers"),
+                "precision": configuration.precision,
                 "embeddingOnHost": configuration.embedding_on_host,
             },
         }
@@ -253,9 +249,7 @@ def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | Fu
     recomputes, length = configuration.checkpointing, configuration.length
     model: CausalDecoder | FusedDecoder
     if configuration.kernels == "fused":
-        precision = configuration.precision
-        format_of = Fp8Layers if precision == "fp8-fast-layers" else FROZEN_FORMATS[precision]
-        frozen = format_of(torch.bfloat16, GPU)
+        frozen = FROZEN_FORMATS[configuration.precision](torch.bfloat16, GPU)
         model = FusedDecoder(
             shape,
             configuration.lora,
@@ -274,14 +268,6 @@ def build(shape: ModelShape, configuration: Configuration) -> CausalDecoder | Fu
         model.fill_rotary_cache(GPU)
     initialise_adapters(model, 0)
     return model.train()
-
-
-class Fp8Layers(Fp8Fast):
-    """fp8 but for the head, to see what that gains."""
-
-    def make_head(self, _: GroupSize) -> FrozenWeight | None:
-        """Return None: it stays in bf16."""
-        return None
 
 
 def frozen_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

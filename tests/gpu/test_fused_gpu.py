@@ -186,7 +186,7 @@ def test_in_fp8_gradients_lose_what_they_lose_on_a_cpu(batch: Callable[[], Batch
     exact = loss_and_gradients(plain_in_fp32(shape(), ALL_LINEARS), batch(), CPU)
     on_cpu = loss_and_gradients(fused(shape(), ALL_LINEARS, CPU, frozen=frozen), batch(), CPU)
     on_gpu = loss_and_gradients(fused(shape(), ALL_LINEARS, GPU, frozen=frozen), batch(), GPU)
-    assert on_gpu[0] == pytest.approx(exact[0], rel=2e-2)  # fp8-fast rounds the head of a model that knows nothing
+    assert on_gpu[0] == pytest.approx(exact[0], rel=5e-3)
     unavoidable = gradient_errors(on_cpu[1], exact[1])
     found = gradient_errors(on_gpu[1], exact[1])
     assert found[0] < 1.1 * unavoidable[0] + ALL_TOLERANCE

@@ -1,22 +1,12 @@
 """The loss: cross-entropy over a large vocabulary without ever holding all of its logits."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.planner.memory import LOSS_CHUNK_TOKENS
-
-
-class NarrowHead(Protocol):
-    """An output projection that is kept in a narrow format, and does its two products itself."""
-
-    def forward(self, joined: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Map hidden states [tokens, hidden_size] to logits [tokens, vocab_size]."""
-
-    def backward_frozen(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Map the gradient of logits [tokens, vocab_size] to that of the hidden states."""
 
 
 def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -35,7 +25,7 @@ def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torc
 
 
 def loss_and_gradient(
-    hidden: torch.Tensor, head: torch.Tensor | NarrowHead, targets: torch.Tensor
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss, fp32 scalar, and its gradient with respect to the hidden states, of their shape.
 
@@ -47,14 +37,9 @@ def loss_and_gradient(
     gradient = torch.empty_like(hidden)
     for start in range(0, len(hidden), LOSS_CHUNK_TOKENS):
         chunk = slice(start, start + LOSS_CHUNK_TOKENS)
-        if isinstance(head, torch.Tensor):
-            logits = hidden[chunk] @ head.T
-            total += kernels.cross_entropy(logits, targets[chunk]).sum()
-            torch.mm(logits, head, out=gradient[chunk])
-        else:
-            logits = head.forward(hidden[chunk], None)
-            total += kernels.cross_entropy(logits, targets[chunk]).sum()
-            gradient[chunk] = head.backward_frozen(logits)
+        logits = hidden[chunk] @ head.T
+        total += kernels.cross_entropy(logits, targets[chunk]).sum()
+        torch.mm(logits, head, out=gradient[chunk])
     return total, gradient
 
 

@@ -165,9 +165,9 @@ class Training(SpecModel):
     precision: Precision = Field(
         default=Precision.AUTO,
         description="Number format. `auto` is bf16 on a GPU and fp32 on a CPU. `fp8`: gradients go through the frozen "
-        "weights in 8 bits, faster than bf16; `fp8-fast`: the forward pass does, too, which takes less memory and "
-        "costs some of the loss; both for GPUs of compute capability 8.9 and above. `nf4`: frozen weights in 4 bits "
-        "(QLoRA), a third of the memory of bf16, a little slower.",
+        "weights in 8 bits, faster than bf16; `fp8-fast`: in all but the first and last layers the forward pass does, "
+        "too, which is faster still and costs about half a percent of the loss; both for GPUs of compute capability "
+        "8.9 and above. `nf4`: frozen weights in 4 bits (QLoRA), a third of the memory of bf16, a little slower.",
     )
     activation_checkpointing: bool | None = Field(
         default=None,

@@ -13,7 +13,7 @@ from finetune_trainer.contract.spec import Lora
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.filling import Destination
 from finetune_trainer.fused.attention import Documents, documents_of
-from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, Places
 from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.fused.layer import Drops, FusedLayer, Positions, Tape
 from finetune_trainer.fused.linear import Drop
@@ -60,16 +60,13 @@ class FusedDecoder(nn.Module):
         self._spread = spread
         self._shape, self._checkpoints = shape, checkpoint_activations
         self._kernels, self._drops = kernels_for(device), lora.dropout > 0
-        self.layers = nn.ModuleList(
-            FusedLayer(shape, lora, frozen if spread is None else frozen.in_memory(spread.memory_of(number)))
-            for number in range(shape.num_layers)
-        )
+        formats = [frozen.of_layer(number, shape.num_layers) for number in range(shape.num_layers)]
+        if spread is not None:
+            formats = [own.in_memory(spread.memory_of(number, type(own))) for number, own in enumerate(formats)]
+        self.layers = nn.ModuleList(FusedLayer(shape, lora, own) for own in formats)
         table = (shape.vocab_size, shape.hidden_size)
         self._embeddings = make_table(table, dtype, device, embedding_on_host)
-        head: FrozenWeight | Tensor | None = frozen.make_head(GroupSize(shape.hidden_size, shape.vocab_size, 0, 0))
-        if head is None:
-            head = self._embeddings if shape.tied_embeddings else torch.empty(table, dtype=dtype, device=device)
-        self._head: FrozenWeight | Tensor = head
+        self._head = self._embeddings if shape.tied_embeddings else torch.empty(table, dtype=dtype, device=device)
         self._norm = torch.empty(shape.hidden_size, dtype=dtype, device=device)
         angles = torch.outer(torch.arange(max_sequence_length), rotary_frequencies(shape, max_sequence_length))
         self._cosine, self._sine = angles.cos().to(device), angles.sin().to(device)
@@ -87,43 +84,15 @@ class FusedDecoder(nn.Module):
 
     def destinations(self) -> dict[str, Destination]:
         """Return where the frozen weights go, by torchtune's names."""
-        tied = self._shape.tied_embeddings
-        found = {
-            "tok_embeddings.weight": self._table_and_head() if tied else Destination.of(self._embeddings),
-            "norm.scale": Destination.of(self._norm),
-        }
-        if not tied:
-            found["output.weight"] = self._head_destination()
+        found = {"tok_embeddings.weight": Destination.of(self._embeddings), "norm.scale": Destination.of(self._norm)}
+        if not self._shape.tied_embeddings:
+            found["output.weight"] = Destination.of(self._head)
         for number, layer in enumerate(self.blocks):
             own = layer.destinations()
             if self._spread is not None:
                 own = self._spread.kept_when_filled(number, own)
             found |= {f"layers.{number}.{name}": place for name, place in own.items()}
         return found
-
-    def _head_destination(self) -> Destination:
-        head = self._head
-        if isinstance(head, Tensor):
-            return Destination.of(head)
-
-        def fill(weight: Tensor) -> Tensor:
-            staged = head.staging().copy_(weight)
-            head.load(staged)
-            return staged
-
-        return Destination(self._embeddings.shape, fill)
-
-    def _table_and_head(self) -> Destination:
-        """Return the destination of a table that is embedding and head."""
-        head = self._head
-
-        def fill(weight: Tensor) -> Tensor:
-            table = self._embeddings.copy_(weight)
-            if not isinstance(head, Tensor):
-                head.load(table)
-            return table
-
-        return Destination(self._embeddings.shape, fill)
 
     def begin_step(self) -> None:
         """Bring the adapters' master values to the products; call it after they have changed."""

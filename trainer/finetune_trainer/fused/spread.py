@@ -3,13 +3,14 @@
 Two layers' worth of memory, the slots, is there on each process. Layer i computes in slot i modulo 2, so what a layer's
 products read lies at the same place in every step; what lies there changes. While one layer computes, the next one's
 weights are fetched into the other slot, on a stream of their own; its adapters, which every process has, are written
-beside them then. The two layers at the turn from forward to backward stay where they are.
+beside them then. The two layers at the turn from forward to backward stay where they are. Layers that are kept in
+another format have two slots of their own: what one format leaves between its numbers must be zero for it.
 
 Only frozen weights travel, so nothing is ever reduced or sent back: that is what makes this simpler and faster than
 FSDP for LoRA. docs/design/2026-11-27-spread-base-model.md has the figures.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -62,17 +63,20 @@ class SpreadLayers:
     ) -> None:
         self._exchange, self._num_layers, self._clock = exchange, num_layers, clock
         self._smallest_bytes = smallest_bytes
-        on_gpu = exchange.device.type == "cuda"
-        self._stream = torch.cuda.Stream(exchange.device) if on_gpu else None  # type: ignore[no-untyped-call]
-        self._slots = [Slot(on_gpu) for _ in range(NUM_SLOTS)]
+        self._on_gpu = exchange.device.type == "cuda"
+        self._stream = torch.cuda.Stream(exchange.device) if self._on_gpu else None  # type: ignore[no-untyped-call]
+        self._slots: dict[tuple[Hashable, int], Slot] = {}
+        self._slot_of: dict[int, Slot] = {}
         self._share: Tensor | None = None
         self._refresh: list[Callable[[], None]] = []
 
     # --- building -----------------------------------------------------------------------------------------------------
 
-    def memory_of(self, number: int) -> Allocate:
-        """Return what gives a layer its memory; layers have to ask for the same, in the same order."""
-        runs, num_taken = self._slots[number % NUM_SLOTS].runs, 0
+    def memory_of(self, number: int, kind: Hashable = None) -> Allocate:
+        """Return what gives a layer its memory; layers of a kind have to ask for the same, in the same order."""
+        slot = self._slots.setdefault((kind, number % NUM_SLOTS), Slot(self._on_gpu))
+        self._slot_of[number] = slot
+        runs, num_taken = slot.runs, 0
         device = self._exchange.device
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -108,7 +112,7 @@ class SpreadLayers:
 
     def _keep(self, number: int) -> None:
         if self._share is None:
-            self._share = self._exchange.open(self._num_layers * self._layer_bytes)
+            self._share = self._exchange.open(self._start_of(self._num_layers))
         for start, run in self._parts(number):
             size = len(run) // self._exchange.num_processes
             own = run[self._exchange.rank * size : (self._exchange.rank + 1) * size]
@@ -122,7 +126,7 @@ class SpreadLayers:
 
     def begin_step(self) -> None:
         """Write the adapters' values, which have changed, to the layers that lie there already."""
-        for slot in self._slots:
+        for slot in self._slots.values():
             if slot.tenant is not None:
                 self._refresh[slot.tenant]()
 
@@ -142,7 +146,7 @@ class SpreadLayers:
 
     def _fetch(self, number: int) -> Slot:
         """Begin to fetch a layer into its slot where it does not lie there; what computes there now is done first."""
-        slot = self._slots[number % NUM_SLOTS]
+        slot = self._slot_of[number]
         if slot.tenant != number:
             with self._beside(slot):
                 for start, run in self._parts(number):
@@ -165,13 +169,14 @@ class SpreadLayers:
 
     # --- where things lie ---------------------------------------------------------------------------------------------
 
-    @property
-    def _layer_bytes(self) -> int:
-        return sum(len(run) for run in self._slots[0].runs) // self._exchange.num_processes
+    def _start_of(self, number: int) -> int:
+        """Return where a layer begins in a share."""
+        before = (run for earlier in range(number) for run in self._slot_of[earlier].runs)
+        return sum(map(len, before)) // self._exchange.num_processes
 
     def _parts(self, number: int) -> Iterator[tuple[int, Tensor]]:
         """Yield for each tensor of a layer where its part of a share begins, and its run."""
-        start = number * self._layer_bytes
-        for run in self._slots[number % NUM_SLOTS].runs:
+        start = self._start_of(number)
+        for run in self._slot_of[number].runs:
             yield start, run
             start += len(run) // self._exchange.num_processes

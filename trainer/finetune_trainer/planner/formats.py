@@ -5,8 +5,8 @@ from finetune_trainer.contract.spec import Device, Kernels, Precision, TrainerSp
 
 # A number of an activation, and of a weight where nothing else is said.
 NUMBER_BYTES = {precision: 4 if precision is Precision.FP32 else 2 for precision in Precision}
-# A number of a frozen linear layer: fp8 keeps it in bf16 and in fp8, or in two layouts of fp8, NF4 four bits and 16 for
-# each 64 numbers.
+# A number of a frozen linear layer: fp8 keeps it in bf16 and in fp8, or in two layouts of fp8 (the middle layers of
+# fp8-fast), NF4 four bits and 16 for each 64 numbers.
 LINEAR_BYTES = {
     Precision.BF16: 2,
     Precision.FP32: 4,
@@ -16,6 +16,14 @@ LINEAR_BYTES = {
 }
 FP8 = (Precision.FP8, Precision.FP8_FAST)
 NARROW = (*FP8, Precision.NF4)
+
+
+def num_exact_at_each_end(num_layers: int) -> int:
+    """Return how many of the first layers, and of the last, are kept as in fp8 with fp8-fast: a tenth of all.
+
+    Their forward pass is exact. In fp8 it costs as much of the loss as that of all others, see docs/LOG.md.
+    """
+    return (num_layers + 5) // 10
 
 
 def resolve_precision(spec: TrainerSpec) -> Precision:

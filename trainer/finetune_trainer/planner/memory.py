@@ -9,6 +9,7 @@ from finetune_trainer.planner.formats import (
     LINEAR_BYTES,
     NUMBER_BYTES,
     keeps_embedding_on_host,
+    num_exact_at_each_end,
     resolve_kernels,
     resolve_precision,
 )
@@ -83,14 +84,21 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
     }[sharding]
     adapter_parameters = shape.num_adapter_parameters(spec.lora)
     is_fused = resolve_kernels(spec) is Kernels.FUSED
-    columns, joined, shared = _fused_column_bytes(shape, spec) if is_fused else (0, 0, 0)
-    linears, rest = _base_bytes(shape, precision)
+    layers = _layers_by_format(shape, precision)
+    linears = sum(count * _linear_bytes(shape, kept_as) for kept_as, count in layers)
+    rest = number_bytes * (shape.num_parameters - shape.num_layers * _num_in_linears(shape))
     if keeps_embedding_on_host(shape, spec):
         rest -= number_bytes * shape.vocab_size * shape.hidden_size
+    columns, joined = 0, 0
     # One layer computes while the next is fetched. Embeddings and head stay whole with fused kernels, else they are
     # one unit with FSDP's root.
-    gathered = 0 if degree == 1 else 2 * (linears + joined) // shape.num_layers
-    if degree > 1 and not is_fused:
+    gathered = 0
+    if is_fused:
+        for kept_as, count in layers:
+            beside, inside = _column_bytes(shape, spec, kept_as)
+            columns, joined = columns + count * beside, joined + count * inside
+            gathered += 2 * (_linear_bytes(shape, kept_as) + inside) if degree > 1 else 0
+    elif degree > 1:
         embeddings = shape.num_parameters - shape.num_layers * shape.num_layer_parameters
         gathered = number_bytes * (embeddings + 2 * shape.num_layer_parameters)
         rest = -(-rest // degree)
@@ -102,20 +110,28 @@ def estimate_memory(shape: ModelShape, spec: TrainerSpec, sharding: Sharding) ->
         gradients=ADAPTER_BYTES * adapter_parameters,
         optimizer=ADAM_BYTES * adapter_parameters,
         activations=activations,
-        workspace=workspace + shared,
+        workspace=workspace + _shared_bytes(shape, spec),
         overhead=0,
     )
     fixed = GPU_OVERHEAD_BYTES if spec.compute.device is Device.GPU else CPU_OVERHEAD_BYTES
     return replace(terms, overhead=fixed + int(FRAGMENTATION * terms.total))
 
 
-def _base_bytes(shape: ModelShape, precision: Precision) -> tuple[int, int]:
-    """Return what the linear layers of the blocks take, which may be narrow, and what the other frozen weights do."""
-    linears = shape.num_layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
-    rest = NUMBER_BYTES[precision] * (shape.num_parameters - linears)
-    if precision is Precision.FP8_FAST and shape.tied_embeddings:  # the head is in fp8, the embedding is not
-        rest += 2 * shape.vocab_size * shape.hidden_size
-    return int(LINEAR_BYTES[precision] * linears), rest
+def _layers_by_format(shape: ModelShape, precision: Precision) -> list[tuple[Precision, int]]:
+    """Return what layers are kept as, and how many of them."""
+    exact = 2 * num_exact_at_each_end(shape.num_layers) if precision is Precision.FP8_FAST else 0
+    layers = [(Precision.FP8, exact), (precision, shape.num_layers - exact)]
+    return [(kept_as, count) for kept_as, count in layers if count]
+
+
+def _num_in_linears(shape: ModelShape) -> int:
+    """Return the numbers in a block's linear layers."""
+    return sum(inputs * outputs for inputs, outputs in shape.linears.values())
+
+
+def _linear_bytes(shape: ModelShape, kept_as: Precision) -> int:
+    """Return what the linear layers of a block take."""
+    return int(LINEAR_BYTES[kept_as] * _num_in_linears(shape))
 
 
 def _activation_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int, is_fused: bool) -> tuple[int, int]:
@@ -128,8 +144,6 @@ def _activation_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int, i
     stream = number_bytes * shape.hidden_size
     # Logits in the number format of activations; their gradient takes their place.
     loss = min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size * number_bytes
-    if resolve_precision(spec) is Precision.FP8_FAST:
-        loss += min(tokens, LOSS_CHUNK_TOKENS) * shape.vocab_size  # a byte a number
     # Last hidden states, those that predict a target, and the gradient of these.
     loss += 3 * tokens * stream
     kept = 2 * tokens * stream  # the last hidden states and their gradient
@@ -199,25 +213,30 @@ def _fused_bytes_without_tape(shape: ModelShape, spec: TrainerSpec, number_bytes
     return tokens * attention + max(in_feed_forward, in_attention)
 
 
-def _fused_column_bytes(shape: ModelShape, spec: TrainerSpec) -> tuple[int, int, int]:
-    """Return what adapters add beside frozen weights and in their buffers (`fused.frozen`), and what layers share."""
-    precision = resolve_precision(spec)
-    number_bytes = NUMBER_BYTES[precision]
-    beside, joined, largest = 0, 0, 0
+def _column_bytes(shape: ModelShape, spec: TrainerSpec, kept_as: Precision) -> tuple[int, int]:
+    """Return what adapters add beside the frozen weights of a fused block, and in their buffers (`fused.frozen`)."""
+    number_bytes = NUMBER_BYTES[kept_as]
+    beside, joined = 0, 0
     for group, ranks, columns in zip(FUSED_GROUPS, _fused_ranks(spec), _fused_columns(spec), strict=True):
         inputs, outputs = _group_size(shape, group)
-        buffer = number_bytes * (inputs + columns) * (outputs + columns)
         tail = _rounded_up(3 * ranks, FP8_COLUMN_MULTIPLE)
-        if precision is Precision.FP8_FAST:
+        if kept_as is Precision.FP8_FAST:
             beside += number_bytes * columns * (inputs + outputs)
             joined += tail * (inputs + outputs)
-        elif precision is not Precision.NF4:
-            joined += buffer - number_bytes * inputs * outputs
-        if precision is Precision.FP8:
+        elif kept_as is not Precision.NF4:
+            joined += number_bytes * ((inputs + columns) * (outputs + columns) - inputs * outputs)
+        if kept_as is Precision.FP8:
             joined += tail * inputs
-        largest = max(largest, buffer)
-    shared = largest if precision is Precision.NF4 else 0
-    return shape.num_layers * beside, shape.num_layers * joined, shared
+    return beside, joined
+
+
+def _shared_bytes(shape: ModelShape, spec: TrainerSpec) -> int:
+    """Return the bytes of the buffer in which all weights in NF4 are brought back, one after the other."""
+    if resolve_precision(spec) is not Precision.NF4:
+        return 0
+    sizes = [_group_size(shape, group) for group in FUSED_GROUPS]
+    buffers = zip(sizes, _fused_columns(spec), strict=True)
+    return NUMBER_BYTES[Precision.NF4] * max((i + columns) * (o + columns) for (i, o), columns in buffers)
 
 
 def _fused_columns(spec: TrainerSpec) -> list[int]:

@@ -13,7 +13,7 @@ from finetune_trainer.contract.spec import Lora
 from finetune_trainer.exchange import Exchange
 from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused.decoder import FusedDecoder
-from finetune_trainer.fused.frozen.fp8 import Fp8
+from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.frozen.whole import Whole
@@ -24,7 +24,7 @@ from tests.tiny_run import write_tiny_model
 from tests.unit.trainer.fused.test_decoder import CPU, Result, packed_batch, randomise, result_of
 
 NUM_LAYERS = 5
-FORMATS: dict[str, type[FrozenFormat]] = {"whole": Whole, "fp8": Fp8, "nf4": Nf4}
+FORMATS: dict[str, type[FrozenFormat]] = {"whole": Whole, "fp8": Fp8, "fp8-fast": Fp8Fast, "nf4": Nf4}
 LORA = Lora(rank=4, alpha=8, dropout=0.1)
 
 

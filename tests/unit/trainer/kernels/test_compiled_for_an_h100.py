@@ -45,7 +45,7 @@ def assembly_of(columns: int, ranks: int) -> str:
 
 @pytest.mark.parametrize(("columns", "ranks"), SIZES)
 def test_rounding_to_fp8_never_reads_fp8_back(columns: int, ranks: int) -> None:
-    """ptxas 12.8 reads half of what it has just packed from a register that nothing was written to."""
+    """ptxas 12.8 reads half of four numbers that it has just packed from the stack pointer."""
     assembly = assembly_of(columns, ranks)
     assert "cvt.rn.satfinite.e4m3x2.f32" in assembly
     assert "f16x2.e4m3x2" not in assembly

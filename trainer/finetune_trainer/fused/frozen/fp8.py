@@ -27,10 +27,10 @@ from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenW
 from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, AdapterTail
+from finetune_trainer.planner.formats import num_exact_at_each_end
 
 # Tensor cores take rows that start on 128 bytes.
 WIDTH_MULTIPLE = 128
-SIZE_MULTIPLE = 16
 NUMBERS_AT_ONCE = 1 << 26
 
 
@@ -189,13 +189,14 @@ class Fp8(_Fp8Format):
 
 
 class Fp8Fast(_Fp8Format):
-    """Weights in fp8 for both passes, the head among them."""
+    """Weights in fp8 for both passes, but for the first and the last layers, which are as in `Fp8`."""
+
+    def of_layer(self, number: int, num_layers: int) -> FrozenFormat:
+        """Return this format for the layers in the middle."""
+        at_each_end = num_exact_at_each_end(num_layers)
+        is_exact = not at_each_end <= number < num_layers - at_each_end
+        return Fp8(self.dtype, self.device) if is_exact else self
 
     def make_weight(self, size: GroupSize) -> FrozenWeight:
         """Return a weight without values."""
         return NarrowWeight(size, self.dtype, self.device, self.allocate)
-
-    def make_head(self, size: GroupSize) -> FrozenWeight | None:
-        """Return the head in fp8, where its rows are whole vectors of the tensor cores."""
-        is_even = not (size.outputs % SIZE_MULTIPLE or size.inputs % SIZE_MULTIPLE)
-        return NarrowWeight(size, self.dtype, self.device, self.allocate) if is_even else None

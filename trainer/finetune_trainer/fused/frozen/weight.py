@@ -90,13 +90,13 @@ class FrozenFormat(ABC):
         other.allocate = allocate
         return other
 
+    def of_layer(self, number: int, num_layers: int) -> "FrozenFormat":  # noqa: ARG002 (one format minds)
+        """Return what a layer of a model is kept as."""
+        return self
+
     @abstractmethod
     def make_weight(self, size: GroupSize) -> FrozenWeight:
         """Return a weight without values; the memory that it keeps is taken at once."""
-
-    def make_head(self, size: GroupSize) -> FrozenWeight | None:  # noqa: ARG002 (formats that have one need it)
-        """Return what the output projection is kept as, without adapters; None where it stays in `dtype`."""
-        return None
 
     @abstractmethod
     def make_refresh(

@@ -118,7 +118,7 @@ def _nearest_in_e4m3(numbers):
     """Return the nearest numbers that e4m3 holds, in fp32; of two that are as near, the even one.
 
     NB: not by turning fp8 back into fp32. Where a thread has just made four numbers of fp8, ptxas 12.8, which Triton
-    3.6 and 3.7 bring along, reads two of them from a register that nothing was written to (docs/LOG.md, 2026-11-28).
+    3.6 and 3.7 bring along, reads two of them from the stack pointer's register (docs/LOG.md, 2026-11-28).
     """
     bits = numbers.to(tl.int32, bitcast=True)
     # Three bits of the mantissa are left: 20 go, half of the last one's worth is added before.
