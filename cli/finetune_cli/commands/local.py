@@ -16,7 +16,7 @@ from finetune_cli.secrets import read_tokens
 from finetune_cli.terminal import note
 from finetune_operator.names import Stage
 
-_MISSING = "the trainer is not installed here: pip install 'finetune-operator[trainer]'"
+_MISSING = "the trainer is not installed here: pip install '.[trainer]' in a checkout of finetune-operator"
 
 
 def local(
