@@ -25,7 +25,6 @@ class Kind:
 FINE_TUNE_JOB = Kind(names.KIND, names.GROUP, names.VERSION, names.PLURAL)
 POD = Kind("Pod", "", "v1", "pods")
 SECRET = Kind("Secret", "", "v1", "secrets")
-CONFIG_MAP = Kind("ConfigMap", "", "v1", "configmaps")
 EVENT = Kind("Event", "", "v1", "events")
 CLAIM = Kind("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims")
 QUOTA = Kind("ResourceQuota", "", "v1", "resourcequotas")

@@ -22,7 +22,6 @@ from dev.cluster.processes import Part, cluster_processes, ensure_running, runs_
 # Not the ports of an etcd that the machine may run for itself.
 ETCD_URL = "https://127.0.0.1:12379"
 ETCD_PEER_URL = "https://127.0.0.1:12380"
-AUDIT_LOG = LOGS / "audit.log"
 MANIFESTS = Path(__file__).parent / "manifests"
 # How soon pods leave a node that died. Kubernetes waits 300 s; tests of a lost node should not.
 EVICTION_SECONDS = 20

@@ -1,7 +1,5 @@
 """What `plan` shows: a run before it is started, and whether the cluster could take it."""
 
-from collections.abc import Sequence
-
 from rich.text import Text
 
 from finetune_cli import amounts
@@ -58,12 +56,6 @@ def draw_capacity(capacity: Capacity, per_pod: int, *, on_gpus: bool) -> Text:
 def draw_problem(forecast: Forecast) -> Text:
     """Return why the job would fail before it holds a GPU."""
     return Text.assemble(("Cannot be trained so: ", "bold red"), forecast.will_not_fit or "")
-
-
-def why_not(capacity: Capacity) -> Sequence[str]:
-    """Return the reasons for which nodes could never take a pod, the most frequent first."""
-    reasons = [node.never for node in capacity.nodes if node.never is not None]
-    return sorted(set(reasons), key=lambda reason: -reasons.count(reason))
 
 
 def _node_row(node: NodeFit) -> tuple[str | Text, ...]:

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from finetune_trainer.contract import series
 from finetune_trainer.exporter import RankZeroExporter, start_exporter
 from finetune_trainer.gang import Place
-from finetune_trainer.metrics import NodeCollector, StepRecord
+from finetune_trainer.metrics import NodeCollector
+from tests.unit.trainer.step_records import step_record
 
 CPU = torch.device("cpu")
 # What only a machine with a GPU has.
@@ -24,22 +25,7 @@ GPU_SERIES = {
     series.GPU_MEMORY_PEAK_BYTES,
     series.MODEL_FLOPS_UTILIZATION_RATIO,
 }
-RECORD = StepRecord(
-    step=3,
-    epoch=0.75,
-    loss=1.5,
-    learning_rate=2e-4,
-    gradient_norm=0.5,
-    tokens=2048,
-    tokens_per_second=1024.0,
-    seconds=2.0,
-    compute_seconds=1.5,
-    data_wait_seconds=0.25,
-    communication_seconds=0.25,
-    checkpoint_seconds=0.0,
-    model_flops_utilization=0.5,
-    timestamp_seconds=1.7e9,
-)
+RECORD = step_record(step=3, epoch=0.75, loss=1.5, data_wait_seconds=0.25, model_flops_utilization=0.5)
 
 
 def place(rank: int, local_rank: int = 0) -> Place:

@@ -16,29 +16,11 @@ from finetune_trainer.contract.spec import Wandb, WandbMode
 from finetune_trainer.contract.termination import TrainedReport
 from finetune_trainer.exporter import ProgressPage, RankZeroExporter
 from finetune_trainer.free_space import FreeSpace
-from finetune_trainer.metrics import ProcessMetrics, StepRecord, TrainingMetrics
+from finetune_trainer.metrics import ProcessMetrics, TrainingMetrics
 from finetune_trainer.reporting import RankZeroReporter, Reporter
 from finetune_trainer.runlog import RunLog
 from finetune_trainer.tracking import WandbTracker
-
-
-def record_of(step: int) -> StepRecord:
-    return StepRecord(
-        step=step,
-        epoch=0.5,
-        loss=2.0,
-        learning_rate=2e-4,
-        gradient_norm=0.5,
-        tokens=2048,
-        tokens_per_second=1024.0,
-        seconds=2.0,
-        compute_seconds=1.5,
-        data_wait_seconds=0.0,
-        communication_seconds=0.25,
-        checkpoint_seconds=0.0,
-        model_flops_utilization=None,
-        timestamp_seconds=1.7e9,
-    )
+from tests.unit.trainer.step_records import step_record
 
 
 def exporter_of(registry: CollectorRegistry, page: ProgressPage | None = None) -> RankZeroExporter:
@@ -75,7 +57,7 @@ def test_people_hear_of_the_first_step_of_each_tenth_and_of_the_last(
     with RunLog(tmp_path, resumed_step=4) as log:
         reporter = reporter_of(log, begun_at=4, total_steps=23)
         for step in range(5, 24):
-            reporter.record_step(record_of(step))
+            reporter.record_step(step_record(step=step))
     told = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert told == ["5/23", "10/23", "20/23", "23/23"]
 
@@ -84,7 +66,7 @@ def test_the_time_left_is_that_of_the_mean_step_since_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RunLog(tmp_path, resumed_step=0) as log:
-        reporter_of(log, total_steps=100).record_step(record_of(1))
+        reporter_of(log, total_steps=100).record_step(step_record(step=1))
     assert capsys.readouterr().out.endswith("eta 0:03:18\n")  # 99 steps of 2 s
 
 
@@ -111,12 +93,12 @@ def report_while_wandb_dies(directory: Path) -> None:
         exporter = exporter_of(CollectorRegistry())
         begun = ProgressReport(step=0, total_steps=30, epoch=1)
         reporter = RankZeroReporter(log, exporter, tracker, begun, steps_per_epoch=10, log_every_steps=10)
-        reporter.record_step(record_of(1))
+        reporter.record_step(step_record(step=1))
         (service,) = (child for child in psutil.Process().children() if "wandb" in child.name())
         service.kill()
         service.wait()
-        reporter.record_step(record_of(2))
-        reporter.record_step(record_of(3))
+        reporter.record_step(step_record(step=2))
+        reporter.record_step(step_record(step=3))
         reporter.finish(REPORT)
 
 
@@ -135,7 +117,7 @@ def test_a_run_goes_on_when_the_process_of_weights_and_biases_dies(tmp_path: Pat
 def test_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter()
     reporter.say("hello")
-    reporter.record_step(record_of(1))
+    reporter.record_step(step_record(step=1))
     reporter.record_checkpoint(WRITTEN)
     reporter.finish(REPORT)
     assert capsys.readouterr().out == ""
@@ -146,9 +128,9 @@ def test_the_operator_sees_the_progress_from_the_first_moment_on(tmp_path: Path)
     with RunLog(tmp_path, resumed_step=0) as log:
         reporter = reporter_of(log, 0, 30, exporter_of(CollectorRegistry(), page))
         assert asked(page) == {"step": 0, "totalSteps": 30, "epoch": 1, "resumedFromStep": 0} | NOTHING_YET
-        reporter.record_step(record_of(10))
+        reporter.record_step(step_record(step=10))
         assert asked(page)["epoch"] == 1  # the tenth of ten steps
-        reporter.record_step(record_of(11))
+        reporter.record_step(step_record(step=11))
     assert asked(page) == NOTHING_YET | {
         "step": 11,
         "totalSteps": 30,

@@ -9,24 +9,17 @@ from finetune_trainer.contract.termination import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.metrics import StepRecord
 from finetune_trainer.runlog import RunLog, describe_step
+from tests.unit.trainer.step_records import step_record
 
 
 def record_of(step: int) -> StepRecord:
-    return StepRecord(
+    return step_record(
         step=step,
-        epoch=0.5,
         loss=1.23449,
-        learning_rate=2e-4,
         gradient_norm=0.5349,
-        tokens=2048,
         tokens_per_second=1234.4,
         seconds=1.66,
-        compute_seconds=1.5,
         data_wait_seconds=0.01,
-        communication_seconds=0.25,
-        checkpoint_seconds=0.0,
-        model_flops_utilization=None,
-        timestamp_seconds=1.7e9,
     )
 
 

@@ -3,25 +3,10 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.contract.spec import Wandb, WandbMode
-from finetune_trainer.metrics import StepRecord
 from finetune_trainer.tracking import TrackingError, WandbTracker
+from tests.unit.trainer.step_records import step_record
 
-RECORD = StepRecord(
-    step=1,
-    epoch=0.5,
-    loss=1.2344321,
-    learning_rate=2e-4,
-    gradient_norm=0.5,
-    tokens=2048,
-    tokens_per_second=1024.0,
-    seconds=2.0,
-    compute_seconds=1.5,
-    data_wait_seconds=0.0,
-    communication_seconds=0.25,
-    checkpoint_seconds=0.0,
-    model_flops_utilization=None,
-    timestamp_seconds=1.7e9,
-)
+RECORD = step_record(loss=1.2344321)
 
 
 def test_an_offline_run_is_written_beside_the_logs_and_needs_no_key(tmp_path: Path) -> None:

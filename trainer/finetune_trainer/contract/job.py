@@ -28,7 +28,7 @@ CLUSTER_COMPUTE_FIELDS = frozenset(
     }
 )
 
-# libyaml writes the same text ten times as fast, and the operator writes it at every look at a job.
+# libyaml, where PyYAML was built with it, writes the same text ten times as fast.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -112,7 +112,7 @@ def _yaml_text(name: str, namespace: str, uid: str, spec_json: str) -> str:
         "metadata": {"name": name, "namespace": namespace, "uid": uid},
         "spec": json.loads(spec_json),
     }
-    return yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
