@@ -65,14 +65,15 @@ test: ## every test, the end-to-end ones on the embedded cluster included
 	@$(MAKE) --no-print-directory lint test-fast test-gang test-apiserver
 	@$(MAKE) --no-print-directory test-e2e
 
-test-fast: venv ## what needs no cluster, about a minute
+test-fast: venv ## what needs no cluster, a few minutes
 	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m "not gang and not apiserver and not kueue and not e2e"
 
 test-gang: venv ## training in several processes, which spend tens of seconds on importing torch
 	$(RUN)python -m pytest -m gang
 
+# Each file has a control plane of its own, and waits for it more than it computes.
 test-apiserver: venv cluster-programs ## what needs an API server and etcd, but no nodes
-	$(RUN)python -m pytest -m apiserver
+	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m apiserver
 
 test-kueue: venv cluster-programs ## the same with Kueue itself, which the first time takes many minutes to build: no part of `make test`
 	$(RUN)python -m pytest -m kueue

@@ -63,20 +63,24 @@ class Kubectl:
     def wait_for_job(self, name: str, until: Callable[["JobView"], bool], timeout_seconds: float = 240) -> "JobView":
         """Wait until a FineTuneJob looks as expected; on time-out the failure tells all that a person would look at."""
         deadline = time.monotonic() + timeout_seconds
-        while True:
+        for pause_seconds in _pauses():
             job = self.job(name)
             if until(job):
                 return job
             if time.monotonic() > deadline or job.phase in ("Succeeded", "Failed"):
-                raise AssertionError(f"FineTuneJob {name} did not get there:\n{self.story(name)}")
-            time.sleep(0.5)
+                break
+            time.sleep(pause_seconds)
+        raise AssertionError(f"FineTuneJob {name} did not get there:\n{self.story(name)}")
 
     def wait_until(self, what: str, condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
         deadline = time.monotonic() + timeout_seconds
-        while not condition():
+        for pause_seconds in _pauses():
+            if condition():
+                return
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {timeout_seconds:.0f} s: {what}")
-            time.sleep(0.5)
+                break
+            time.sleep(pause_seconds)
+        raise AssertionError(f"not within {timeout_seconds:.0f} s: {what}")
 
     def story(self, name: str) -> str:
         parts = [
@@ -91,6 +95,13 @@ class Kubectl:
                 logs = str(refused)
             parts.append(f"--- logs of {pod['metadata']['name']}\n{logs}")
         return "\n".join(parts)
+
+
+def _pauses() -> Iterator[float]:
+    """How long to wait between two looks: most things are there at once, and what is not may take minutes."""
+    yield from (0.1, 0.1, 0.2, 0.3)
+    while True:
+        yield 0.5
 
 
 @dataclass(frozen=True)

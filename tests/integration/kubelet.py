@@ -1,6 +1,7 @@
 """Plays the kubelet where there are no nodes: writes the status of pods that the Job controller really made."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +24,8 @@ from tests.unit.operator.kubernetes_objects import (
 PREPARE = "finetune.dev/stage=prepare"
 TRAIN = "finetune.dev/stage=train"
 
-# Rank 0's exporter, as far as these tests go, listens on this machine.
-POD_IP = "127.0.0.1"
+# Rank 0's exporter, as far as these tests go, listens on this machine, at an address for each worker of xdist.
+POD_IP = f"127.0.0.{1 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
 
 
 class Kubelet:

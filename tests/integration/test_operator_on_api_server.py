@@ -5,6 +5,7 @@ There are no nodes: `Kubelet` writes the status of the pods that the Job control
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
@@ -40,6 +41,12 @@ def namespace(installed: Kubectl) -> Iterator[Kubectl]:
 
 
 STAGES = ("preparing", "starting", "waiting", "running", "suspended", "failed", "succeeded")
+
+
+def bring_one_to_each_stage(kubectl: Kubectl) -> None:
+    """Bring a job to each stage, by whose name it goes; side by side, for most of it is waiting."""
+    with ThreadPoolExecutor(len(STAGES)) as threads:
+        list(threads.map(lambda stage: bring_to(kubectl, stage, stage), STAGES))
 
 
 def test_a_job_goes_from_apply_to_its_result_with_progress_read_from_rank_0(
@@ -102,8 +109,7 @@ def test_restarting_the_operator_in_every_stage_writes_nothing(
 ) -> None:
     with running_operator(plane.operator_kubeconfig, tmp_path) as first:
         first.wait_until_ready()
-        for stage in STAGES:
-            bring_to(namespace, stage, stage)
+        bring_one_to_each_stage(namespace)
         sleep(2)
         before = {stage: namespace.job(stage).body for stage in STAGES}
     with running_operator(plane.operator_kubeconfig, tmp_path) as second:
@@ -116,8 +122,7 @@ def test_restarting_the_operator_in_every_stage_writes_nothing(
 
 
 def test_while_nothing_changes_nothing_is_written(operator: OperatorProcess, namespace: Kubectl) -> None:
-    for stage in STAGES:
-        bring_to(namespace, stage, stage)
+    bring_one_to_each_stage(namespace)
     sleep(2)
     before = operator.num_writes()
     sleep(5)

@@ -1,6 +1,7 @@
 """`kubectl finetune` against a real API server, with the operator and without nodes: whatever needs no running pod.
 
-One control plane and one operator for all files of this folder; each test has a namespace of its own.
+One control plane and one operator for all files of this folder, in each process of pytest; each test has a namespace of
+its own.
 """
 
 import uuid
