@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 _START_RETRY_SECONDS = 3.0
 _CATCH_UP_SECONDS = 600.0
 _CHECK_SECONDS = 60.0
-# For so long news wait that nothing follows from: with many jobs at once, more is heard until then.
-_MOMENT_SECONDS = 1.0
+# For so long news wait that hardly anything follows from: with many jobs at once, more is heard until then.
+_MOMENT_SECONDS = 3.0
 # How kopf's watch of the jobs tries again; after two minutes of refusals it ends, and the operator with it.
 _KOPF_RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, *(5.0,) * 24)
 
@@ -267,11 +267,12 @@ def _registry(operator: Operator) -> kopf.OperatorRegistry:
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def see(event: Any, **_: Any) -> None:
-        body, is_gone = event["object"], event["type"] == "DELETED"
-        is_news = is_gone or not operator.store.knows(body)
-        # NB: what is no news is seen all the same: a job is deleted in the very version that is known of it.
-        key = operator.store.forget(body) if is_gone else operator.store.see(body)
-        if key is not None and is_news:
+        if event["type"] == "DELETED":
+            key = operator.store.forget(event["object"])
+        else:
+            change = operator.store.update(event["object"])
+            key = None if change is None else change.key
+        if key is not None:
             operator.queue.add(key)
 
     return registry

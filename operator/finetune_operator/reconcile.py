@@ -6,7 +6,7 @@ Looking twice changes nothing, and while nothing changes, nothing is written.
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator import observe
@@ -120,12 +120,18 @@ class Reconciler:
         observed = await self._observe(key, plan, moment.now, obstacle)
         observed = replace(observed, nodes=await self._see_nodes(plan, observed))
         heard = await self._listen(key, plan, observed, moment.now)
-        return decide(plan, observed, moment.now, self._timing, heard)
+        return decide(plan, observed, moment.now, self._timing(key, plan, observed, moment.now), heard)
 
-    @property
-    def _timing(self) -> Timing:
+    def _timing(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Timing:
         interval_seconds = max(self._settings.progress_interval_seconds, len(self._asked) / _QUESTIONS_PER_SECOND)
-        return Timing(interval_seconds, self._settings.force_delete_seconds)
+        timing = Timing(interval_seconds, self._settings.force_delete_seconds)
+        attempts = plan.job.status.attempts
+        gang = observed.gangs.get(attempts[-1].number, ()) if attempts else ()
+        if key in self._asked or not gang or not all(job.running for job in gang):
+            return timing
+        # It is told its turn when it comes to run: to wake it before would be for nothing.
+        turn = self._turns.reserve(key, now + timedelta(seconds=timing.first_question_seconds))
+        return replace(timing, first_question_seconds=(turn - now).total_seconds())
 
     async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
         """Fetch the claims that the job names, until it is accepted and they are bound: no watch tells of them.
@@ -195,7 +201,8 @@ class Reconciler:
             return None
         if last is not None:
             # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
-            interval_seconds = ask_again_after_seconds(plan.job, status, last, self._timing) - 0.5
+            timing = self._timing(key, plan, observed, now)
+            interval_seconds = ask_again_after_seconds(plan.job, status, last, timing) - 0.5
             if (now - last).total_seconds() < interval_seconds:
                 return None
         if not self._turns.take(key, now):

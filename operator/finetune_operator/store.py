@@ -54,6 +54,15 @@ def object_key(body: Body) -> ObjectKey:
     return ObjectKey(body["kind"], body["metadata"]["name"])
 
 
+class Change(NamedTuple):
+    """What was news of an object."""
+
+    key: JobKey
+    """The job that it is, or belongs to."""
+    before: Body | None
+    """What was known of it until then."""
+
+
 class Store:
     """Objects by the job that they belong to; the FineTuneJob itself is one of them."""
 
@@ -96,11 +105,22 @@ class Store:
             objects[object_key(body)] = _as_kept(body)
         return key
 
-    def knows(self, body: Body) -> bool:
-        """Whether an object tells nothing new: our writes come back, and others write what nobody here reads."""
+    def update(self, body: Body) -> Change | None:
+        """Remember an object, and return what was news of it.
+
+        None when it tells nothing new, or belongs to no job: our writes come back, and others write what nobody here
+        reads.
+        """
         key = job_key(body)
-        known = self.find(key, object_key(body)) if key is not None else None
-        return known is not None and (_is_older(body, known) or _is_alike(body, known))
+        if key is None:
+            return None
+        objects = self._objects.setdefault(key, {})
+        child = object_key(body)
+        known, kept = objects.get(child), _as_kept(body)
+        if known is not None and _is_older(body, known):
+            return None
+        objects[child] = kept
+        return None if known is not None and _is_alike(kept, known) else Change(key, known)
 
     def forget(self, body: Body, key: JobKey | None = None) -> JobKey | None:
         """Forget a deleted object and return which job it belonged to; a newer one of its name is kept.
@@ -137,10 +157,10 @@ class Store:
             uid = body["metadata"]["uid"]
             present.add(uid)
             key = job_key(body)
-            if key is None or (uid in known_before and uid not in known_now) or self.knows(body):
+            if key is None or (uid in known_before and uid not in known_now):
                 continue
-            self.see(body, key)
-            changed.add(key)
+            if self.update(body) is not None:
+                changed.add(key)
         gone = known_before - present
         for key, objects in tuple(self._objects.items()):
             for child, body in tuple(objects.items()):
@@ -165,14 +185,12 @@ def _is_older(body: Body, known: Body) -> bool:
     return bool(seen["uid"] == last["uid"] and int(seen["resourceVersion"]) < int(last["resourceVersion"]))
 
 
-def _is_alike(body: Body, known: Body) -> bool:
-    """Whether two versions of an object, of which the second was kept, differ in nothing that is kept."""
-    kept = _as_kept(body)
-    return {**kept, "metadata": {**kept["metadata"], "resourceVersion": _version(known)}} == known
-
-
-def _version(body: Body) -> str:
-    return str(body["metadata"]["resourceVersion"])
+def _is_alike(kept: Body, known: Body) -> bool:
+    """Whether two versions of an object differ in nothing that is kept."""
+    if any(kept.get(part) != known.get(part) for part in ("status", "spec")) or kept.keys() != known.keys():
+        return False
+    version = known["metadata"]["resourceVersion"]
+    return bool({**kept["metadata"], "resourceVersion": version} == known["metadata"])
 
 
 def _as_kept(body: Body) -> Body:

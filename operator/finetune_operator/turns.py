@@ -27,14 +27,18 @@ class Turns(Generic[Key]):
 
     def take(self, key: Key, now: datetime) -> bool:
         """Return whether it is the turn of a key, which is over with this; else it has one that comes."""
-        if key not in self._given:
-            earliest = now - self._unused
-            turn = earliest if self._next is None else max(self._next, earliest)
-            self._given[key], self._next = turn, turn + self._step
-        if self._given[key] > now:
+        if self.reserve(key, now) > now:
             return False
         del self._given[key]
         return True
+
+    def reserve(self, key: Key, not_before: datetime) -> datetime:
+        """Return when the turn of a key is, which stays its own until it is taken or forgotten."""
+        if key not in self._given:
+            earliest = not_before - self._unused
+            turn = earliest if self._next is None else max(self._next, earliest)
+            self._given[key], self._next = max(turn, not_before), turn + self._step
+        return self._given[key]
 
     def seconds_until(self, key: Key, now: datetime) -> float | None:
         """Return when the turn of a key comes; None when it waits for none."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from finetune_operator import names
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError
-from finetune_operator.news import can_wait
+from finetune_operator.news import Weight, weigh
 from finetune_operator.queue import Backoff
 from finetune_operator.resources import FINE_TUNE_JOBS, Resource
 from finetune_operator.store import Body, JobKey, Store
@@ -123,13 +123,24 @@ class Watches:
                 await asyncio.sleep(delay_seconds)
 
     def _see(self, kind: str, body: Body) -> None:
-        # Most of what is heard is what we have just made, or what controllers note for themselves.
-        if kind == "BOOKMARK" or (kind != "DELETED" and self._store.knows(body)):
+        if kind == "BOOKMARK":
             return
-        key = self._store.forget(body) if kind == "DELETED" else self._store.see(body)
-        if key is not None:
-            waits = kind != "DELETED" and can_wait(body)
-            (self._wake_in_a_moment if waits else self._wake)(key)
+        if kind == "DELETED":
+            gone = self._store.forget(body)
+            if gone is not None:
+                self._wake(gone)
+            return
+        # Most of what is heard is what we have just made, or what controllers note for themselves.
+        change = self._store.update(body)
+        if change is None:
+            return
+        match weigh(body, change.before, self._store.children(change.key)):
+            case Weight.AT_ONCE:
+                self._wake(change.key)
+            case Weight.CAN_WAIT:
+                self._wake_in_a_moment(change.key)
+            case Weight.NOTHING_FOLLOWS:
+                pass
 
 
 def _selector(resource: Resource) -> str:

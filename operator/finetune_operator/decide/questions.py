@@ -7,7 +7,6 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.decide.decision import Timing
 
-_FIRST_QUESTION_SECONDS = 2.0
 _ASK_AGAIN_SECONDS_AT_MOST = 300.0
 
 
@@ -19,7 +18,7 @@ def ask_again_after_seconds(job: FineTuneJob, status: FineTuneJobStatus, now: da
     """
     still_for_seconds, is_heard = _stillness(status, now)
     if not is_heard and still_for_seconds < timing.progress_interval_seconds:
-        return max(still_for_seconds, _FIRST_QUESTION_SECONDS)
+        return max(still_for_seconds, timing.first_question_seconds)
     seconds = max(timing.progress_interval_seconds, min(still_for_seconds / 4, _ASK_AGAIN_SECONDS_AT_MOST))
     stalls_after_seconds = job.spec.run_policy.stall_timeout_seconds - still_for_seconds
     return min(seconds, stalls_after_seconds) if stalls_after_seconds > 0 else seconds

@@ -98,14 +98,26 @@ def test_of_a_pod_its_node_and_what_it_asks_for_are_kept_and_no_other_part_of_it
 
 
 def test_an_object_tells_something_new_only_if_it_differs_in_what_is_read() -> None:
+    store, running = Store(), _pod("p", version=7) | {"status": {"phase": "Running"}}
+    change = store.update(_pod("p", version=5))
+    assert change is not None
+    assert (change.key, change.before) == (CALLS, None)
+    assert [store.update(_pod("p", version=version)) for version in (5, 4, 6)] == [None, None, None]
+    change = store.update(running)
+    assert change is not None
+    assert change.before == _pod("p", version=6)
+    assert store.update(_pod("p", version=6)) is None
+    assert store.update(_pod("p", version=6, uid="another")) is not None
+
+
+def test_the_newest_version_of_an_object_is_kept_even_when_it_is_no_news() -> None:
+    # A job is deleted in the very version that is known of it.
     store = Store()
-    assert not store.knows(_pod("p", version=5))
-    store.see(_pod("p", version=5))
-    assert store.knows(_pod("p", version=5))
-    assert store.knows(_pod("p", version=4))
-    assert store.knows(_pod("p", version=6))
-    assert not store.knows(_pod("p", version=6) | {"status": {"phase": "Running"}})
-    assert not store.knows(_pod("p", version=6, uid="another"))
+    store.update(_job(version=5))
+    store.update(_job(version=6))
+    job = store.job(CALLS)
+    assert job is not None
+    assert job["metadata"]["resourceVersion"] == "6"
 
 
 def test_a_list_removes_what_is_gone_and_keeps_what_was_seen_since_it_was_asked_for() -> None:

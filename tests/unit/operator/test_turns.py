@@ -39,3 +39,11 @@ def test_a_key_that_is_forgotten_waits_for_no_turn() -> None:
     turns.take("b", START)
     turns.forget("b")
     assert turns.seconds_until("b", START) is None
+
+
+def test_a_turn_can_be_had_for_later_and_those_that_nobody_took_are_still_there_then() -> None:
+    turns: Turns[str] = Turns(per_second=4, at_once=2)
+    assert [turns.reserve(key, after(2)) for key in "abcd"] == [after(2), after(2), after(2), after(2.25)]
+    assert not turns.take("a", after(1.9))
+    assert turns.take("a", after(2))
+    assert turns.seconds_until("d", after(2)) == 0.25
