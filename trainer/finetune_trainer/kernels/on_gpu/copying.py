@@ -62,7 +62,8 @@ def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
 
 @triton.jit
 def _gather_rows(address, rows, out, size, FORM: tl.constexpr, BLOCK: tl.constexpr):
-    table = tl.cast(address, tl.pointer_type(FORM))
+    # NB: Triton takes a number that fits into 32 bits for one of 32 bits, and an address may be that low.
+    table = tl.cast(tl.cast(address, tl.int64), tl.pointer_type(FORM))
     source = table + tl.load(rows + tl.program_id(0)) * size
     destination = out + tl.program_id(0).to(tl.int64) * size
     for start in range(0, size, BLOCK):
