@@ -6,7 +6,8 @@ its own, in weights as in activations.
 
 Rounding costs 2.6 % of every factor. In gradients that is noise, which a training averages out; in the forward pass it
 is another model, see docs/LOG.md. So there are two formats: `Fp8` rounds the backward pass only and keeps the weight
-itself besides, `Fp8Fast` rounds both and keeps two layouts, which take what bf16 takes once.
+itself besides; `Fp8Fast` rounds both passes of the layers in the middle, in two layouts, which take what bf16 takes
+once. The head stays exact: rounding it costs more of the loss than rounding all layers.
 
 Three columns each make an adapter's column exact to about eight bits: v = hi + lo, both e4m3, and
 
