@@ -35,14 +35,18 @@ def test_the_images_install_nothing_that_is_not_among_what_the_tests_run_with() 
         assert {entry.split()[0] for entry in entries(Path(f"requirements/{name}.txt"))} <= tested
 
 
-@pytest.mark.parametrize("image", ["operator", "trainer"])
-def test_the_bill_of_materials_names_each_pinned_package_with_its_version_and_digests(
-    tmp_path: Path, image: str
-) -> None:
-    # As a person makes it, with the environment in which the tests run.
-    make = ["make", "--silent", "sbom", f"SBOM={tmp_path}", f"VENV={sys.prefix}", "--assume-old=venv"]
+@pytest.fixture(scope="module")
+def bills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bills of materials as a person makes them, with the environment in which the tests run."""
+    directory = tmp_path_factory.mktemp("sbom")
+    make = ["make", "--silent", "sbom", f"SBOM={directory}", f"VENV={sys.prefix}", "--assume-old=venv"]
     subprocess.run(make, check=True, capture_output=True)
-    components = json.loads((tmp_path / f"{image}.cdx.json").read_text(encoding="utf-8"))["components"]
+    return directory
+
+
+@pytest.mark.parametrize("image", ["operator", "trainer"])
+def test_the_bill_of_materials_names_each_pinned_package_with_its_version_and_digests(bills: Path, image: str) -> None:
+    components = json.loads((bills / f"{image}.cdx.json").read_text(encoding="utf-8"))["components"]
     pinned = {entry.split()[0].lower() for entry in entries(Path(f"requirements/{image}.txt"))}
     assert {f"{one['name']}=={one['version']}".lower() for one in components} == pinned
     assert all(reference["hashes"] for one in components for reference in one["externalReferences"])
