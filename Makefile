@@ -76,13 +76,13 @@ test-gang: venv ## training in several processes, which spend tens of seconds on
 
 # Each file has a control plane of its own, and waits for it more than it computes.
 test-apiserver: venv cluster-programs ## what needs an API server and etcd, but no nodes
-	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m apiserver
+	$(RUN)python -m pytest -n $(WORKERS) --dist loadfile -m apiserver tests/integration
 
 test-kueue: venv cluster-programs ## the same with Kueue itself, which the first time takes many minutes to build: no part of `make test`
-	$(RUN)python -m pytest -m kueue
+	$(RUN)python -m pytest -m kueue tests/integration
 
 test-e2e: cluster ## what needs the whole cluster
-	$(RUN)python -m pytest -m e2e
+	$(RUN)python -m pytest -m e2e tests/e2e
 
 .PHONY: cluster-programs
 cluster-programs: ## build the embedded cluster's programs into the cache
