@@ -13,7 +13,6 @@ Body = dict[str, Any]
 
 CREATED = "2026-11-23T05:00:00Z"
 ENDED = "2026-11-23T05:10:00Z"
-JOB_UID = "0f6e3a52-7e1e-4a6e-9d8d-d1f2a3b4c5d6"
 
 NO_NODE = (
     "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: 2 No preemption "

@@ -66,7 +66,6 @@ async def cluster_with(*answers: Answer) -> AsyncIterator[tuple[Cluster, Server]
         await runner.cleanup()
 
 
-LAST_PAGE = {"resourceVersion": "42"}
 THERE_ALREADY: Answer = (409, {"kind": "Status", "reason": "AlreadyExists", "message": "is there already"})
 
 
