@@ -18,8 +18,6 @@ Writes = Counter[tuple[str, str]]
 # Writes of the control plane for itself: heartbeats, leases.
 _BACKGROUND_RESOURCES = frozenset({"leases", "nodes/status", "nodes", "events"})
 _QUIET_SECONDS = 10.0
-# After it runs, rank 0 of a job is asked for the first time.
-_FIRST_PROGRESS_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,6 @@ class Reached:
     p50_seconds: float
     p95_seconds: float
     """From the request that creates a job, one after the other."""
-
-
-@dataclass(frozen=True)
-class OneAtATime:
-    """Jobs that came one after the other, each when the one before ran."""
-
-    num_jobs: int
-    reached: Mapping[str, Reached]
-    cpu_seconds: float
-    """Of the operator, for all of them, until each has told of its first progress: the machine has time then."""
 
 
 @dataclass(frozen=True)
@@ -116,22 +104,19 @@ class Observer:
             writes=writes,
         )
 
-    async def one_at_a_time(self, num_jobs: int) -> OneAtATime:
+    async def one_at_a_time(self, num_jobs: int) -> dict[str, Reached]:
         """Apply jobs to an idle operator, each when the one before runs."""
         applied: dict[str, float] = {}
         names = [f"single-{index}" for index in range(num_jobs)]
-        used = cpu_seconds(self._operator)
         for name in names:
             await self._apply(name, applied)
             await self._until_all([name], timeout_seconds=60)
             await asyncio.sleep(0.5)
-        await asyncio.sleep(_FIRST_PROGRESS_SECONDS)
-        used = cpu_seconds(self._operator) - used
         reached = {}
         for milestone in self._subject.milestones:
             times = {name: seconds for name, seconds in self.sightings.reached(milestone).items() if name in applied}
             reached[milestone.name] = _reached(times, applied, min(applied.values()))
-        return OneAtATime(num_jobs, reached, used)
+        return reached
 
     async def delete_all(self, timeout_seconds: float) -> Deletion:
         """Delete every job and wait until nothing of them is left."""

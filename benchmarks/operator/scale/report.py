@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.operator.scale.measurements import Burst, Deletion, OneAtATime, Reached, Writes, without_background
+from benchmarks.operator.scale.measurements import Burst, Deletion, Reached, Writes, without_background
 from benchmarks.operator.scale.operator_run import Quiet, Restart
 
 _MEBIBYTE = 1024 * 1024
@@ -14,7 +14,7 @@ _MEBIBYTE = 1024 * 1024
 class OperatorFigures:
     """All that is measured of this project's operator in one run."""
 
-    single: OneAtATime
+    single: Mapping[str, Reached]
     burst: Burst
     requests: Writes
     """The operator's own requests in the burst, by verb and resource."""
@@ -31,11 +31,9 @@ class PeerFigures:
     deletion: Deletion
 
 
-def single_text(single: OneAtATime) -> str:
+def single_text(single: Mapping[str, Reached]) -> str:
     """Return the figures of jobs that came one at a time."""
-    a_job = single.cpu_seconds / single.num_jobs * 1000
-    head = f"{single.num_jobs} jobs one at a time, idle operator: {a_job:.1f} ms of its CPU a job"
-    return "\n".join([head, *_milestones(single.reached)])
+    return "\n".join(["one at a time, idle operator:", *_milestones(single)])
 
 
 def requests_text(requests: Writes) -> str:
