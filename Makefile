@@ -49,8 +49,11 @@ cluster-status: ## what of it is running
 
 # --- for a person who changes it --------------------------------------------------------------------------------------
 
-.PHONY: venv
+.PHONY: venv venv-path
 venv: $(VENV)/.ready ## the Python environment, pinned and hashed, in the cache
+
+venv-path: ## where that is
+	@echo $(VENV)
 
 # Its name has the digest of Python and the requirements: it is not older for a clone whose files are new.
 $(VENV)/.ready:
