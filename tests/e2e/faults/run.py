@@ -120,7 +120,8 @@ class Run:
         """Wait until the job has ended, delete it, and return what became of it."""
         self.wait(f"{self.name} ends", self._has_ended)
         # What pods were there is told by then: the end of a job is told after the end of its pods.
-        job, steps, events = self.job, read_steps(self.paths.logs / "metrics.jsonl"), self.kubectl.events(self.name)
+        job, steps = self.job, read_steps(self.paths.logs / "metrics.jsonl")
+        events = self._events_with(job.status["reason"])
         self.kubectl.run("delete", "finetunejob", self.name, timeout_seconds=120)
         return Outcome(
             fault=self.fault,
@@ -135,6 +136,15 @@ class Run:
 
     def _has_ended(self) -> bool:
         return self.job.phase in ("Succeeded", "Failed")
+
+    def _events_with(self, reason: str, timeout_seconds: float = 10) -> list[str]:
+        """Return the job's Events when that of its end is among them, or the time is over: it follows the status."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            events = self.kubectl.events(self.name)
+            if any(event.startswith(f"{reason}: ") for event in events) or time.monotonic() > deadline:
+                return events
+            time.sleep(LOOK_SECONDS)
 
     def _left(self, timeout_seconds: float = 60) -> dict[str, int]:
         """Return what is there more than before, when nothing goes any more or the time is over."""
