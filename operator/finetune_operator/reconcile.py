@@ -18,7 +18,15 @@ from finetune_operator.claims import Claims
 from finetune_operator.cluster import Cluster
 from finetune_operator.cost import attempt_to_price
 from finetune_operator.cost import growth_between as cost_growth
-from finetune_operator.decide import Decision, Timing, ask_again_after_seconds, decide, name_taken, refuse
+from finetune_operator.decide import (
+    Decision,
+    Timing,
+    ask_again_after_seconds,
+    decide,
+    name_taken,
+    refuse,
+    under_way,
+)
 from finetune_operator.errors import ApiError, ForeignObject, InvalidJob
 from finetune_operator.events import events_between
 from finetune_operator.metrics import Metrics
@@ -125,8 +133,8 @@ class Reconciler:
     def _timing(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Timing:
         interval_seconds = max(self._settings.progress_interval_seconds, len(self._asked) / _QUESTIONS_PER_SECOND)
         timing = Timing(interval_seconds, self._settings.force_delete_seconds)
-        attempts = plan.job.status.attempts
-        gang = observed.gangs.get(attempts[-1].number, ()) if attempts else ()
+        attempt = under_way(plan.job.status)
+        gang = observed.gangs.get(attempt.number, ()) if attempt is not None else ()
         if key in self._asked or not gang or not all(job.running for job in gang):
             return timing
         # It is told its turn when it comes to run: to wake it before would be for nothing.

@@ -14,9 +14,10 @@ What was decided before stands in the status alone. An attempt's objects have it
 were made before the operator was stopped, and before it could tell so, are found again.
 """
 
+from finetune_operator.decide.attempts import under_way
 from finetune_operator.decide.children import name_taken
 from finetune_operator.decide.decision import Decision, Timing
 from finetune_operator.decide.job import decide, refuse
 from finetune_operator.decide.questions import ask_again_after_seconds
 
-__all__ = ["Decision", "Timing", "ask_again_after_seconds", "decide", "name_taken", "refuse"]
+__all__ = ["Decision", "Timing", "ask_again_after_seconds", "decide", "name_taken", "refuse", "under_way"]

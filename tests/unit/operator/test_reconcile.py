@@ -300,6 +300,31 @@ async def test_a_gang_among_many_is_asked_when_its_turn_comes_and_told_of_until_
         assert CALLS in reconciler._asked
 
 
+def _trained() -> World:
+    world = World(TWO_NODES).until_running()
+    world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
+    world.finish_jobs(TRAIN, "Complete")
+    world.settle()
+    return world
+
+
+def _leaving() -> World:
+    world = World(TWO_NODES).until_running()
+    world.suspend(suspended=True)
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("world", [_trained(), _leaving()], ids=["finished", "suspended"])
+async def test_a_job_whose_gang_has_done_is_left_alone_and_takes_no_turn_from_others(world: World) -> None:
+    async with looking_at({}, world=world) as (server, reconciler):
+        for _ in range(3):
+            assert await reconciler.reconcile(CALLS) is None
+            world.advance(60)
+        assert reconciler._turns.seconds_until(CALLS, world.now) is None
+        assert server.requests == []
+
+
 def _on_nodes() -> World:
     """A gang whose pods have just come to run on two nodes."""
     world = World(TWO_NODES).until_prepared()
