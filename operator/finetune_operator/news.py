@@ -3,10 +3,10 @@
 Pure. Until a gang runs, a pod was made, a node has taken it, its container is being created, a Job was begun with,
 preparing goes on. To look at the job for each of them was more than half of what it cost.
 
-- **Nothing follows** from a pod that begins as every pod does, and from what comes just before a Job is complete:
-  what comes next is heard of as well, and what does not come is looked for by the clock.
-- What **can wait** is looked at a moment later, with what is heard until then: that a Job was begun with, that a stage
-  of one pod goes well, that a pod of a gang runs while another does not yet.
+- **Nothing follows** from a pod that goes on as every pod does, and from what comes just before a Job is complete: what
+  comes next is heard of as well, and what does not come is looked for by the clock.
+- What **can wait** is looked at a moment later, with what is heard until then: that a Job was begun with and its pods
+  made, that a stage of one pod goes well, that a pod of a gang runs while another does not yet.
 - What ends, fails or goes is looked at **at once**, and so is what makes a gang whole. What a pod that goes could tell
   is never kept waiting: its cause would go with it.
 """
@@ -55,8 +55,9 @@ def weigh(body: Body, before: Body | None, others: Iterable[Body]) -> Weight:
 
 def _weigh_pod(pod: Body, before: Body | None, others: Iterable[Body]) -> Weight:
     if _begins_as_usual(pod):
-        # What was told of a pod that had waited for something is to be taken back.
-        return Weight.NOTHING_FOLLOWS if before is None or _begins_as_usual(before) else Weight.CAN_WAIT
+        # What was told of its not being there, or of what it had waited for, is to be taken back.
+        went_on = before is not None and _begins_as_usual(before)
+        return Weight.NOTHING_FOLLOWS if went_on else Weight.CAN_WAIT
     phase, stage = pod.get("status", {}).get("phase"), _stage(pod)
     if stage != Stage.TRAIN:
         # That such a stage is done, its Job says; and what it does is told in the same words from its start on.

@@ -37,13 +37,11 @@ def job(*conditions: str) -> Body:
 @pytest.mark.parametrize(
     ("body", "before"),
     [
-        (pod("train"), None),
         (pod("train", **scheduled("True")), pod("train")),
         (pod("train", **objects.waiting("ContainerCreating")), pod("train", **scheduled("True"))),
         (pod("train", **objects.waiting("PodInitializing")), pod("train")),
         (pod("train", **init_container(running={})), pod("train")),
         (pod("train", **init_container(terminated={"exitCode": 0})), pod("train")),
-        (pod("prepare"), None),
         (pod("prepare", **scheduled("True")), pod("prepare")),
         (job("SuccessCriteriaMet"), JOB),
     ],
@@ -58,6 +56,9 @@ def test_nothing_follows_from_what_takes_its_course(body: Body, before: Body | N
     [
         (JOB, UNTOUCHED),
         (JOB, None),
+        # A quota may have refused it until now.
+        (pod("train"), None),
+        (pod("prepare"), None),
         (pod("prepare", **objects.running()), pod("prepare")),
         (pod("evaluate", **objects.running()), pod("evaluate")),
         (pod("prepare", phase="Succeeded"), pod("prepare", **objects.running())),
