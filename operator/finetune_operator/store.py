@@ -97,12 +97,8 @@ class Store:
             key: the job that it belongs to, where its label does not tell: a claim of somebody else's making.
         """
         key = key or job_key(body)
-        if key is None:
-            return None
-        objects = self._objects.setdefault(key, {})
-        known = objects.get(object_key(body))
-        if known is None or not _is_older(body, known):
-            objects[object_key(body)] = _as_kept(body)
+        if key is not None:
+            self._keep(key, body)
         return key
 
     def update(self, body: Body) -> Change | None:
@@ -112,15 +108,7 @@ class Store:
         reads.
         """
         key = job_key(body)
-        if key is None:
-            return None
-        objects = self._objects.setdefault(key, {})
-        child = object_key(body)
-        known, kept = objects.get(child), _as_kept(body)
-        if known is not None and _is_older(body, known):
-            return None
-        objects[child] = kept
-        return None if known is not None and _is_alike(kept, known) else Change(key, known)
+        return None if key is None else self._keep(key, body)
 
     def forget(self, body: Body, key: JobKey | None = None) -> JobKey | None:
         """Forget a deleted object and return which job it belonged to; a newer one of its name is kept.
@@ -168,6 +156,14 @@ class Store:
                     self._drop(key, child)
                     changed.add(key)
         return frozenset(changed)
+
+    def _keep(self, key: JobKey, body: Body) -> Change | None:
+        objects, child = self._objects.setdefault(key, {}), object_key(body)
+        known, kept = objects.get(child), _as_kept(body)
+        if known is not None and _is_older(body, known):
+            return None
+        objects[child] = kept
+        return None if known is not None and _is_alike(kept, known) else Change(key, known)
 
     def _drop(self, key: JobKey, child: ObjectKey) -> None:
         del self._objects[key][child]
