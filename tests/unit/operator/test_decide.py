@@ -24,6 +24,20 @@ def test_a_job_that_its_controller_has_not_begun_with_is_left_to_the_watch(stage
     assert world.settle().wake_after_seconds == 5
 
 
+def test_a_job_whose_pods_do_not_come_is_looked_at_each_time_after_as_long_as_it_has_waited() -> None:
+    world = World({"compute": {"nodes": 2, "device": "cpu"}})
+    world.settle()
+    world.bind_claims()
+    world.until_prepared()
+    waits_seconds = []
+    for _ in range(8):
+        wake_after_seconds = world.settle().wake_after_seconds
+        assert wake_after_seconds is not None
+        waits_seconds.append(wake_after_seconds)
+        world.advance(wake_after_seconds)
+    assert waits_seconds == [5, 5, 10, 20, 40, 80, 160, 300]
+
+
 def test_a_new_job_is_accepted_and_gets_its_claims_its_config_and_the_prepare_job_at_once() -> None:
     world = World(LEADER_AND_WORKER)
     decision = world.step()
