@@ -28,10 +28,10 @@ _MAX_REPORT_BYTES = 100_000
 _LIST_PAGE = 500
 
 
-class Listing(NamedTuple):
-    """The objects of a kind, and the version of the list, from which on a watch tells what changes."""
+class Page(NamedTuple):
+    """Some of the objects on a list, and the version of the whole list, from which on a watch tells what changes."""
 
-    objects: list[Body]
+    objects: Sequence[Body]
     version: str
 
 
@@ -48,14 +48,16 @@ class Cluster:
         await self._connection.close()
         await self._asker.close()
 
-    async def list_objects(self, resource: Resource, namespace: str | None, label_selector: str = "") -> Listing:
-        """Return all objects of a kind in a namespace, or in all of them.
+    def list_pages(self, resource: Resource, namespace: str | None, label_selector: str = "") -> AsyncIterator[Page]:
+        """Yield all objects of a kind in a namespace, or in all of them.
+
+        They come in pages, because whole objects take many times the memory of what is kept of them.
 
         Raises:
             ApiError: the API server refused, or did not answer.
         """
         query = [("limit", str(_LIST_PAGE))] + ([("labelSelector", label_selector)] if label_selector else [])
-        return await self._list_pages(resource, namespace, query)
+        return self._pages(resource, namespace, query)
 
     async def watch(
         self, resource: Resource, namespace: str | None, label_selector: str, since: str
@@ -209,7 +211,8 @@ class Cluster:
     async def warnings(self, namespace: str) -> Sequence[Body]:
         """Return the Events of type Warning of a namespace; what the scheduler warns of, each pod says itself."""
         selector = "type=Warning,reason!=FailedScheduling"
-        return (await self._list_pages(EVENTS, namespace, [("fieldSelector", selector)])).objects
+        pages = self._pages(EVENTS, namespace, [("fieldSelector", selector)])
+        return [event async for page in pages for event in page.objects]
 
     async def post_event(self, job: Body, event: JobEvent, now: datetime) -> None:
         """Post an Event about a job."""
@@ -267,19 +270,21 @@ class Cluster:
             return Heard(answers=True)
         return Heard(answers=True, report=report)
 
-    async def _list_pages(self, resource: Resource, namespace: str | None, query: Sequence[tuple[str, str]]) -> Listing:
-        items: list[Body] = []
-        page: dict[str, Any] = {}
+    async def _pages(
+        self, resource: Resource, namespace: str | None, query: Sequence[tuple[str, str]]
+    ) -> AsyncIterator[Page]:
+        token = None
         while True:
-            token = page.get("metadata", {}).get("continue")
             page = await self._connection.request(
                 "list", resource, namespace, query=[*query, ("continue", token)] if token else query
             )
             # NB: the items of a list do not say what they are.
             kind = {"apiVersion": page["apiVersion"], "kind": resource.kind}
-            items += [{**kind, **item} for item in page.get("items") or ()]
-            if not page.get("metadata", {}).get("continue"):
-                return Listing(items, page.get("metadata", {}).get("resourceVersion", ""))
+            metadata = page.get("metadata", {})
+            yield Page([{**kind, **item} for item in page.get("items") or ()], metadata.get("resourceVersion", ""))
+            token = metadata.get("continue")
+            if not token:
+                return
 
     async def _delete(self, resource: Resource, namespace: str, name: str, options: Mapping[str, Any]) -> None:
         try:

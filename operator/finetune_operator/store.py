@@ -5,7 +5,7 @@ reads, and decides nothing; an older version of an object never replaces a newer
 undo what the operator has just written.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from finetune_operator import names
@@ -133,26 +133,38 @@ class Store:
             if child.kind == kind
         )
 
-    def catch_up(self, kind: str, listed: Iterable[Body], known_before: frozenset[str]) -> frozenset[JobKey]:
-        """Bring a kind up to date with a list, and return the jobs for which something changed.
+    def see_listed(self, listed: Iterable[Body], known_before: Collection[str]) -> frozenset[JobKey]:
+        """Remember what is on a list, or on a page of it, and return the jobs for which something was news.
 
-        A watch that was interrupted for long misses changes and deletions. What was known before the list was asked for
-        and is not on it is gone; what was forgotten since then stays forgotten, and what was seen since then is newer
-        than the list and stays.
+        What was known before the list was asked for and was forgotten since then stays forgotten, and what was seen
+        since then is newer than the list and stays.
+
+        Args:
+            listed: the objects.
+            known_before: the uids of what was known before the list was asked for.
         """
-        changed, present, known_now = set(), set(), self.uids(kind)
+        changed = set()
         for body in listed:
-            uid = body["metadata"]["uid"]
-            present.add(uid)
-            key = job_key(body)
-            if key is None or (uid in known_before and uid not in known_now):
+            key, uid = job_key(body), body["metadata"]["uid"]
+            if key is None:
                 continue
-            if self.update(body) is not None:
+            known = self.find(key, object_key(body))
+            was_forgotten = uid in known_before and (known is None or known["metadata"]["uid"] != uid)
+            if not was_forgotten and self.update(body) is not None:
                 changed.add(key)
-        gone = known_before - present
+        return frozenset(changed)
+
+    def forget_unlisted(self, kind: str, unlisted: Collection[str]) -> frozenset[JobKey]:
+        """Forget objects of a kind that a list does not have any more, and return the jobs to which they belonged.
+
+        Args:
+            kind: what they are.
+            unlisted: the uids of what was known before the list was asked for and is not on it.
+        """
+        changed = set()
         for key, objects in tuple(self._objects.items()):
             for child, body in tuple(objects.items()):
-                if child.kind == kind and body["metadata"]["uid"] in gone and job_key(body) is not None:
+                if child.kind == kind and body["metadata"]["uid"] in unlisted and job_key(body) is not None:
                     self._drop(key, child)
                     changed.add(key)
         return frozenset(changed)

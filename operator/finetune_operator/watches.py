@@ -78,12 +78,14 @@ class Watches:
             ApiError: the API server refused, or did not answer.
         """
         known_before = self._store.uids(resource.kind)
-        listed: list[Body] = []
+        unlisted, changed = set(known_before), set[JobKey]()
         for namespace in self._namespaces:
-            objects, version = await self._cluster.list_objects(resource, namespace, _selector(resource))
-            listed += objects
-            self._versions[resource, namespace] = version
-        for key in self._store.catch_up(resource.kind, listed, known_before):
+            async for page in self._cluster.list_pages(resource, namespace, _selector(resource)):
+                changed |= self._store.see_listed(page.objects, known_before)
+                unlisted -= {body["metadata"]["uid"] for body in page.objects}
+                self._versions[resource, namespace] = page.version
+        changed |= self._store.forget_unlisted(resource.kind, unlisted)
+        for key in changed:
             self._wake(key)
 
     async def run(self) -> None:

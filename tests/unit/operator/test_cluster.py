@@ -188,9 +188,12 @@ async def test_a_long_list_is_read_page_by_page_and_every_item_says_what_it_is()
         ),
     ]
     async with cluster_with(*pages) as (cluster, server):
-        listed, version = await cluster.list_objects(JOBS, None, "app=x")
-        assert [(body["kind"], body["metadata"]["name"]) for body in listed] == [("Job", "a"), ("Job", "b")]
-        assert version == "42"
+        listed = [page async for page in cluster.list_pages(JOBS, None, "app=x")]
+        assert [[(body["kind"], body["metadata"]["name"]) for body in page.objects] for page in listed] == [
+            [("Job", "a")],
+            [("Job", "b")],
+        ]
+        assert listed[-1].version == "42"
         assert server.requests[0].path == "/apis/batch/v1/jobs"
         assert server.requests[0].query["labelSelector"] == "app=x"
         assert server.requests[1].query["continue"] == "next"

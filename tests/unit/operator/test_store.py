@@ -126,21 +126,22 @@ def test_a_list_removes_what_is_gone_and_keeps_what_was_seen_since_it_was_asked_
     store.see(_pod("there"))
     known_before = store.uids("Pod")
     store.see(_pod("made-while-listing"))
-    changed = store.catch_up("Pod", [_pod("there"), _pod("missed")], known_before)
+    assert store.see_listed([_pod("there"), _pod("missed")], known_before) == {CALLS}
+    unlisted = known_before - {_pod("there")["metadata"]["uid"]}
+    assert store.forget_unlisted("Pod", unlisted) == {CALLS}
     assert {child["metadata"]["name"] for child in store.children(CALLS)} == {"there", "made-while-listing", "missed"}
-    assert changed == {CALLS}
 
 
 def test_a_list_that_is_no_news_changes_nothing() -> None:
     store = Store()
     store.see(_pod("there"))
-    assert store.catch_up("Pod", [_pod("there")], store.uids("Pod")) == frozenset()
+    assert store.see_listed([_pod("there")], store.uids("Pod")) == frozenset()
 
 
 def test_what_changed_while_nobody_listened_is_seen_on_the_list() -> None:
     store = Store()
     store.see(_pod("ended", phase="Running"))
-    changed = store.catch_up("Pod", [_pod("ended", version=5, phase="Succeeded")], store.uids("Pod"))
+    changed = store.see_listed([_pod("ended", version=5, phase="Succeeded")], store.uids("Pod"))
     assert changed == {CALLS}
     (pod,) = store.children(CALLS)
     assert pod["status"]["phase"] == "Succeeded"
@@ -151,14 +152,14 @@ def test_what_was_deleted_while_it_was_listed_does_not_come_back() -> None:
     store.see(_pod("gone"))
     known_before = store.uids("Pod")
     store.forget(_pod("gone"))
-    assert store.catch_up("Pod", [_pod("gone")], known_before) == frozenset()
+    assert store.see_listed([_pod("gone")], known_before) == frozenset()
     assert store.children(CALLS) == ()
 
 
 def test_what_changed_since_it_was_listed_stays_as_it_is_now() -> None:
     store = Store()
     store.see(_pod("ended", version=5, phase="Succeeded"))
-    assert store.catch_up("Pod", [_pod("ended", version=4, phase="Running")], store.uids("Pod")) == frozenset()
+    assert store.see_listed([_pod("ended", version=4, phase="Running")], store.uids("Pod")) == frozenset()
     (pod,) = store.children(CALLS)
     assert pod["status"]["phase"] == "Succeeded"
 
@@ -170,5 +171,5 @@ def test_a_claim_of_somebody_else_is_remembered_for_the_job_that_uses_it() -> No
     store.see(claim, CALLS)
     assert store.find(CALLS, ObjectKey("PersistentVolumeClaim", "data")) is not None
     # It carries no label of ours, so no list of ours has it: that does not mean that it is gone.
-    assert store.catch_up("PersistentVolumeClaim", [], store.uids("PersistentVolumeClaim")) == frozenset()
+    assert store.forget_unlisted("PersistentVolumeClaim", store.uids("PersistentVolumeClaim")) == frozenset()
     assert store.find(CALLS, ObjectKey("PersistentVolumeClaim", "data")) is not None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator import watches
-from finetune_operator.cluster import Listing
+from finetune_operator.cluster import Page
 from finetune_operator.errors import ApiError
 from finetune_operator.queue import Backoff
 from finetune_operator.resources import JOBS, Resource
@@ -38,13 +38,14 @@ def job(version: int, uid: str = "uid-1") -> dict[str, Any]:
 class SomeCluster:
     """Answers lists and watches in order and remembers from which version each watch was asked for."""
 
-    def __init__(self, lists: list[Listing], streams: list[list[Event | ApiError]]) -> None:
+    def __init__(self, lists: list[list[Page]], streams: list[list[Event | ApiError]]) -> None:
         self.lists = lists
         self.streams = streams
         self.watched_since: list[str] = []
 
-    async def list_objects(self, resource: Resource, namespace: str | None, label_selector: str) -> Listing:
-        return self.lists.pop(0)
+    async def list_pages(self, resource: Resource, namespace: str | None, label_selector: str) -> AsyncIterator[Page]:
+        for page in self.lists.pop(0):
+            yield page
 
     async def watch(
         self, resource: Resource, namespace: str | None, label_selector: str, since: str
@@ -89,16 +90,27 @@ def version_of(store: Store) -> str | None:
 
 
 async def test_what_changes_after_the_list_is_heard_of_and_wakes_its_job() -> None:
-    cluster = SomeCluster([Listing([job(3)], "7")], [[("MODIFIED", job(8))]])
+    cluster = SomeCluster([[Page([job(3)], "7")]], [[("MODIFIED", job(8))]])
     _, woken = await following(cluster, lambda store: version_of(store) == "8")
     assert cluster.watched_since == ["7"]
+    assert woken == [CALLS, CALLS]
+
+
+async def test_a_list_of_many_pages_is_kept_whole_and_loses_nothing_that_was_known() -> None:
+    forgotten = ApiError("watch jobs: too old resource version", 410)
+    train = {**job(4, "uid-2"), "metadata": {**job(4, "uid-2")["metadata"], "name": "calls-a1-node"}}
+    first, second = Page([job(3)], "7"), Page([train], "7")
+    cluster = SomeCluster([[first, second], [first, second]], [[forgotten], [("MODIFIED", job(8))]])
+    store, woken = await following(cluster, lambda store: version_of(store) == "8")
+    assert {child["metadata"]["name"] for child in store.children(CALLS)} == {"calls-prepare", "calls-a1-node"}
+    assert cluster.watched_since == ["7", "7"]
     assert woken == [CALLS, CALLS]
 
 
 async def test_a_watch_that_ends_goes_on_where_it_stopped() -> None:
     bookmark = {"kind": "Job", "metadata": {"resourceVersion": "20"}}
     cluster = SomeCluster(
-        [Listing([job(3)], "7")], [[("MODIFIED", job(8)), ("BOOKMARK", bookmark)], [("MODIFIED", job(21))]]
+        [[Page([job(3)], "7")]], [[("MODIFIED", job(8)), ("BOOKMARK", bookmark)], [("MODIFIED", job(21))]]
     )
     await following(cluster, lambda store: version_of(store) == "21")
     assert cluster.watched_since == ["7", "20"]
@@ -106,14 +118,14 @@ async def test_a_watch_that_ends_goes_on_where_it_stopped() -> None:
 
 async def test_an_api_server_that_does_not_answer_is_asked_again_from_the_same_version() -> None:
     silence = ApiError("watch jobs: the API server did not answer")
-    cluster = SomeCluster([Listing([], "7")], [[silence], [silence], [("ADDED", job(9))]])
+    cluster = SomeCluster([[Page([], "7")]], [[silence], [silence], [("ADDED", job(9))]])
     await following(cluster, lambda store: version_of(store) == "9")
     assert cluster.watched_since == ["7", "7", "7"]
 
 
 async def test_what_was_deleted_while_the_api_server_forgot_is_found_missing_by_a_new_list() -> None:
     forgotten = ApiError("watch jobs: too old resource version", 410)
-    cluster = SomeCluster([Listing([job(3)], "7"), Listing([], "90")], [[forgotten], []])
+    cluster = SomeCluster([[Page([job(3)], "7")], [Page([], "90")]], [[forgotten], []])
     _, woken = await following(cluster, lambda store: version_of(store) is None)
     await asyncio.sleep(0)
     assert woken == [CALLS, CALLS]
@@ -123,13 +135,13 @@ async def test_what_was_deleted_while_the_api_server_forgot_is_found_missing_by_
 
 async def test_what_changed_while_the_api_server_forgot_is_read_from_a_new_list_and_wakes_its_job() -> None:
     forgotten = ApiError("watch jobs: too old resource version", 410)
-    cluster = SomeCluster([Listing([job(3)], "7"), Listing([job(80)], "90")], [[forgotten], []])
+    cluster = SomeCluster([[Page([job(3)], "7")], [Page([job(80)], "90")]], [[forgotten], []])
     _, woken = await following(cluster, lambda store: version_of(store) == "80")
     assert woken == [CALLS, CALLS]
 
 
 async def test_what_the_operator_has_just_written_wakes_nobody_when_it_comes_back() -> None:
-    cluster = SomeCluster([Listing([], "7")], [[("ADDED", job(8)), ("MODIFIED", job(9))]])
+    cluster = SomeCluster([[Page([], "7")]], [[("ADDED", job(8)), ("MODIFIED", job(9))]])
     store, woken = Store(), list[JobKey]()
     followed = Watches(cluster, store, (None,), woken.append, woken.append)  # type: ignore[arg-type]
     await followed.follow(JOBS)
@@ -144,7 +156,7 @@ async def test_what_the_operator_has_just_written_wakes_nobody_when_it_comes_bac
 async def test_what_a_controller_notes_for_itself_wakes_nobody() -> None:
     noted = job(8) | {"metadata": job(9)["metadata"] | {"finalizers": ["batch.kubernetes.io/job-tracking"]}}
     noted["status"] = noted["status"] | {"active": 2, "uncountedTerminatedPods": {}}
-    cluster = SomeCluster([Listing([job(8)], "7")], [[("MODIFIED", noted), ("MODIFIED", job(10))]])
+    cluster = SomeCluster([[Page([job(8)], "7")]], [[("MODIFIED", noted), ("MODIFIED", job(10))]])
     _, woken = await following(cluster, lambda store: version_of(store) == "10")
     assert woken == [CALLS, CALLS]
 
@@ -152,7 +164,7 @@ async def test_what_a_controller_notes_for_itself_wakes_nobody() -> None:
 async def test_news_that_nothing_follows_from_wakes_its_job_in_a_moment_and_its_deletion_at_once() -> None:
     begun = job(8) | {"status": {"startTime": "2026-11-23T05:00:00Z"}}
     cluster = SomeCluster(
-        [Listing([], "7")], [[("ADDED", begun), ("DELETED", begun | {"metadata": job(9)["metadata"]})]]
+        [[Page([], "7")]], [[("ADDED", begun), ("DELETED", begun | {"metadata": job(9)["metadata"]})]]
     )
     store, woken = Store(), list[str]()
     followed = Watches(
@@ -171,13 +183,13 @@ async def test_news_that_nothing_follows_from_wakes_its_job_in_a_moment_and_its_
 
 
 async def test_a_deleted_object_is_forgotten() -> None:
-    cluster = SomeCluster([Listing([job(3)], "7")], [[("DELETED", job(8))]])
+    cluster = SomeCluster([[Page([job(3)], "7")]], [[("DELETED", job(8))]])
     store, _ = await following(cluster, lambda store: version_of(store) is None)
     assert store.children(CALLS) == ()
 
 
 async def test_a_kind_that_is_followed_later_is_heard_of_at_once() -> None:
-    cluster = SomeCluster([Listing([], "7")], [[("ADDED", job(8))]])
+    cluster = SomeCluster([[Page([], "7")]], [[("ADDED", job(8))]])
     store = Store()
     followed = Watches(cluster, store, (None,), lambda _: None, lambda _: None)  # type: ignore[arg-type]
     task = asyncio.create_task(followed.run())
