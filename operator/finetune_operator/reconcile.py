@@ -19,6 +19,7 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.cost import attempt_to_price
 from finetune_operator.cost import growth_between as cost_growth
 from finetune_operator.decide import (
+    FIRST_QUESTION_SECONDS,
     Decision,
     Timing,
     ask_again_after_seconds,
@@ -128,18 +129,19 @@ class Reconciler:
         observed = await self._observe(key, plan, moment.now, obstacle)
         observed = replace(observed, nodes=await self._see_nodes(plan, observed))
         heard = await self._listen(key, plan, observed, moment.now)
-        return decide(plan, observed, moment.now, self._timing(key, plan, observed, moment.now), heard)
+        return decide(plan, observed, moment.now, self._timing_with_turn(key, plan, observed, moment.now), heard)
 
-    def _timing(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Timing:
+    def _timing(self) -> Timing:
         interval_seconds = max(self._settings.progress_interval_seconds, len(self._asked) / _QUESTIONS_PER_SECOND)
-        timing = Timing(interval_seconds, self._settings.force_delete_seconds)
+        return Timing(interval_seconds, self._settings.force_delete_seconds)
+
+    def _timing_with_turn(self, key: JobKey, plan: Plan, observed: Observed, now: datetime) -> Timing:
+        """Return the timing of a job that is not looked at for nothing before it is its turn to be asked."""
         attempt = under_way(plan.job.status)
         gang = observed.gangs.get(attempt.number, ()) if attempt is not None else ()
-        if key in self._asked or not gang or not all(job.running for job in gang):
-            return timing
-        # It is told its turn when it comes to run: to wake it before would be for nothing.
-        turn = self._turns.reserve(key, now + timedelta(seconds=timing.first_question_seconds))
-        return replace(timing, first_question_seconds=(turn - now).total_seconds())
+        if key not in self._asked and gang and all(job.running for job in gang):
+            self._turns.reserve(key, now + timedelta(seconds=FIRST_QUESTION_SECONDS))
+        return replace(self._timing(), turn_after_seconds=self._turns.seconds_until(key, now) or 0.0)
 
     async def _see_claims_of_others(self, key: JobKey, job: FineTuneJob) -> None:
         """Fetch the claims that the job names, until it is accepted and they are bound: no watch tells of them.
@@ -209,8 +211,7 @@ class Reconciler:
             return None
         if last is not None:
             # NB: a timer may fire a little early; half a second of grace keeps it from skipping a whole interval.
-            timing = self._timing(key, plan, observed, now)
-            interval_seconds = ask_again_after_seconds(plan.job, status, last, timing) - 0.5
+            interval_seconds = ask_again_after_seconds(plan.job, status, last, self._timing()) - 0.5
             if (now - last).total_seconds() < interval_seconds:
                 return None
         if not self._turns.take(key, now):

@@ -18,6 +18,15 @@ from finetune_operator.decide.attempts import under_way
 from finetune_operator.decide.children import name_taken
 from finetune_operator.decide.decision import Decision, Timing
 from finetune_operator.decide.job import decide, refuse
-from finetune_operator.decide.questions import ask_again_after_seconds
+from finetune_operator.decide.questions import FIRST_QUESTION_SECONDS, ask_again_after_seconds
 
-__all__ = ["Decision", "Timing", "ask_again_after_seconds", "decide", "name_taken", "refuse", "under_way"]
+__all__ = [
+    "FIRST_QUESTION_SECONDS",
+    "Decision",
+    "Timing",
+    "ask_again_after_seconds",
+    "decide",
+    "name_taken",
+    "refuse",
+    "under_way",
+]

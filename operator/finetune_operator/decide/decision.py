@@ -24,8 +24,8 @@ class Timing:
     """How often the progress of a running gang is to be read."""
     force_delete_seconds: float
     """How long a pod that was told to go may stay on a node that does not answer."""
-    first_question_seconds: float = 2.0
-    """How soon a gang that has come to run is asked how far it is, and again until it is heard."""
+    turn_after_seconds: float = 0.0
+    """How long it takes until it is this job's turn, among all, to be asked how far it is."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.decide.decision import Timing
 
+FIRST_QUESTION_SECONDS = 2.0
+"""How soon a gang that has come to run is asked how far it is, and again until it is heard."""
 _ASK_AGAIN_SECONDS_AT_MOST = 300.0
 
 
@@ -14,14 +16,17 @@ def ask_again_after_seconds(job: FineTuneJob, status: FineTuneJobStatus, now: da
     """Return how long after one question to rank 0 of a running gang the next one follows.
 
     Soon until it is heard; then in the interval that was set, and more rarely the longer its last step is ago: long
-    steps bring little news. When it will have stalled, it is asked in time.
+    steps bring little news. When it will have stalled, it is asked in time. But never before it is its turn.
     """
     still_for_seconds, is_heard = _stillness(status, now)
     if not is_heard and still_for_seconds < timing.progress_interval_seconds:
-        return max(still_for_seconds, timing.first_question_seconds)
-    seconds = max(timing.progress_interval_seconds, min(still_for_seconds / 4, _ASK_AGAIN_SECONDS_AT_MOST))
+        seconds = max(still_for_seconds, FIRST_QUESTION_SECONDS)
+    else:
+        seconds = max(timing.progress_interval_seconds, min(still_for_seconds / 4, _ASK_AGAIN_SECONDS_AT_MOST))
     stalls_after_seconds = job.spec.run_policy.stall_timeout_seconds - still_for_seconds
-    return min(seconds, stalls_after_seconds) if stalls_after_seconds > 0 else seconds
+    if stalls_after_seconds > 0:
+        seconds = min(seconds, stalls_after_seconds)
+    return max(seconds, timing.turn_after_seconds)
 
 
 def _stillness(status: FineTuneJobStatus, now: datetime) -> tuple[float, bool]:

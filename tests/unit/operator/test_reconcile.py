@@ -300,6 +300,17 @@ async def test_a_gang_among_many_is_asked_when_its_turn_comes_and_told_of_until_
         assert CALLS in reconciler._asked
 
 
+async def test_a_gang_whose_turn_comes_after_minutes_is_not_looked_at_before() -> None:
+    world = World(TWO_NODES).until_running()
+    world.advance(60)
+    async with looking_at({}, world=world) as (_, reconciler):
+        for number in range(416):  # sixteen at once and then four a second
+            reconciler._turns.reserve(JobKey("team-b", str(number)), world.now)
+        assert await reconciler.reconcile(CALLS) == 100.0
+        world.advance(60)
+        assert await reconciler.reconcile(CALLS) == 40.0
+
+
 def _trained() -> World:
     world = World(TWO_NODES).until_running()
     world.set_pods(TRAIN, objects.ended(objects.TRAINED_MESSAGE))
