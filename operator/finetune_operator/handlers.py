@@ -46,7 +46,6 @@ from finetune_trainer.contract.termination import Reason
 logger = logging.getLogger(__name__)
 
 _START_RETRY_SECONDS = 3.0
-_CATCH_UP_SECONDS = 600.0
 _CHECK_SECONDS = 60.0
 # For so long news wait that hardly anything follows from: with many jobs at once, more is heard until then.
 _MOMENT_SECONDS = 3.0
@@ -231,25 +230,26 @@ async def _work(operator: Operator) -> None:
 
 
 async def _look_again(operator: Operator) -> None:
-    """Look at every job from time to time, and now and then at the whole cluster: a watch may have missed something."""
+    """List everything and look at every job from time to time: a watch may have missed something.
+
+    Seldom: no watch is known to, and at a thousand jobs it takes as much as minutes of ordinary silence.
+    """
     resync_seconds = operator.settings.resync_interval_seconds
     loop = asyncio.get_running_loop()
-    next_resync, next_catch_up = loop.time() + resync_seconds, loop.time() + _CATCH_UP_SECONDS
+    next_resync = loop.time() + resync_seconds
     while True:
         await asyncio.sleep(min(resync_seconds, _CHECK_SECONDS))
         try:
             # NB: kopf's watch ends for good when the definition goes, and says so in its log only.
             await operator.cluster.check_definition(operator.namespaces[0])
             await operator.optional_kinds.check()
-            if loop.time() >= next_catch_up:
-                next_catch_up = loop.time() + _CATCH_UP_SECONDS
+            if loop.time() >= next_resync:
                 for resource in (FINE_TUNE_JOBS, *operator.watches.followed):
                     await operator.watches.catch_up(resource)
+                operator.look_at_all()
+                next_resync = loop.time() + resync_seconds
         except ApiError as error:
             logger.warning("%s", error)
-        if loop.time() >= next_resync:
-            next_resync = loop.time() + resync_seconds
-            operator.look_at_all()
 
 
 def _registry(operator: Operator) -> kopf.OperatorRegistry:

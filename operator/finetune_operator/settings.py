@@ -60,8 +60,8 @@ class Settings:
     """Jobs that are worked on at the same time."""
     progress_interval_seconds: float = 10.0
     """How often the progress of a running job is read and written to its status, at most."""
-    resync_interval_seconds: float = 600.0
-    """How often every job is looked at even though nothing was heard of it."""
+    resync_interval_seconds: float = 3600.0
+    """How often everything is listed and every job looked at even though nothing was heard of it."""
     metrics_port: int = 8080
     """Port of the operator's own Prometheus metrics."""
     probe_port: int = 8081

@@ -15,7 +15,7 @@ def test_only_the_image_has_to_be_named() -> None:
     settings = Settings.from_environment(IMAGE)
     assert settings == Settings(trainer_image="trainer:1")
     assert (settings.watched_namespaces, settings.gpu_resource_name) == ((), "nvidia.com/gpu")
-    assert (settings.progress_interval_seconds, settings.resync_interval_seconds) == (10.0, 600.0)
+    assert (settings.progress_interval_seconds, settings.resync_interval_seconds) == (10.0, 3600.0)
     assert (settings.metrics_port, settings.probe_port) == (8080, 8081)
 
 
