@@ -57,8 +57,8 @@ def find_usable(checkpoints: Path, settings: Mapping[str, Any]) -> Found:
     raise TrainerError(
         Reason.CHECKPOINT_UNUSABLE,
         f"none of the checkpoints in {checkpoints} can be used: "
-        f"{'; '.join(f'{path.name}: {what}' for path, what in damaged.items())}. Restore one from a backup, or remove "
-        "that directory to train from the first step",
+        f"{'; '.join(f'{path.name}: {what}' for path, what in damaged.items())}. Restore one from a backup and retry "
+        "the job from it; or make a new job (without a cluster: remove that directory) to train from the first step",
     )
 
 

@@ -111,8 +111,8 @@ def test_checkpoints_of_which_none_is_whole_end_the_run_untouched(tmp_path: Path
     assert caught.value.reason is Reason.CHECKPOINT_UNUSABLE
     assert caught.value.message == (
         f"none of the checkpoints in {tmp_path} can be used: step-20: optimizer.safetensors is missing; "
-        "step-10: optimizer.safetensors is missing. Restore one from a backup, or remove that directory to train from "
-        "the first step"
+        "step-10: optimizer.safetensors is missing. Restore one from a backup and retry the job from it; or make a new "
+        "job (without a cluster: remove that directory) to train from the first step"
     )
     assert [path.name for path in find_checkpoints(tmp_path)] == ["step-20", "step-10"]
 
