@@ -25,6 +25,9 @@ VALUES = frozenset(VALUES_SCHEMA["properties"])
 # The smallest job, which a fragment is a change of.
 JOB = manifest({"evaluation": None})
 FIELD_PATH = re.compile(r"`((?:spec|status)(?:\.[A-Za-z]+(?:\[[^\]`]*\])?)+)`")
+# A field whose `spec.` is left out, or a value of the chart.
+SHORT_PATH = re.compile(r"`([a-z][A-Za-z]*(?:\.[A-Za-z]+)+)`")
+LOG_FILES = frozenset({"training.log"})
 TEST_FILE = re.compile(r"\btests/[\w/]+\.py\b")
 MAKE_TARGET = re.compile(r"\bmake ([a-z][a-z-]+)\b")
 
@@ -89,9 +92,33 @@ def test_a_field_that_a_page_names_exists(page: Path) -> None:
         field(path)
 
 
+def value(path: str) -> Any:
+    """Return the schema of a value of the chart by its path, or raise KeyError with what is missing."""
+    schema = VALUES_SCHEMA
+    for name in path.split("."):
+        schema = schema["properties"][name]
+        if "$ref" in schema:
+            schema = VALUES_SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+        if "properties" not in schema:  # the end, or a map of names that Kubernetes knows, such as resources.limits
+            break
+    return schema
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_field_without_its_spec_and_a_value_of_the_chart_that_a_page_names_exist(page: Path) -> None:
+    for path in set(SHORT_PATH.findall(prose(page))) - LOG_FILES:
+        group = path.partition(".")[0]
+        if group in SPEC_FIELDS:
+            field(f"spec.{path}")
+        elif group in VALUES:
+            value(path)
+
+
 def test_pages_name_fields_in_the_way_that_is_looked_for() -> None:
     named = {path for page in pages() for path in FIELD_PATH.findall(prose(page))}
     assert {"spec.suspend", "status.result"} <= named
+    shortly = {path for page in pages() for path in SHORT_PATH.findall(prose(page))}
+    assert {"checkpoint.everySteps", "prometheusRule.alerts.stalled.seconds"} <= shortly
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
