@@ -62,11 +62,6 @@ class Observed:
         own = {pod.child.uid for job in self.gangs.get(attempt, ()) for pod in job.pods}
         return tuple(pod for pod in self.training_pods if pod.child.uid not in own)
 
-    @property
-    def unanswered_pods(self) -> tuple[PodSeen, ...]:
-        """The training pods that only force takes away, because their kubelets are dead; see `unanswered_since`."""
-        return tuple(pod for pod in self.training_pods if pod.unanswered_since is not None)
-
     def foreign(self, keys: Iterable[ObjectKey]) -> Child | None:
         """Return the first of these objects that is there and belongs to somebody else."""
         return next((child for key in keys if (child := self.children.get(key)) and not child.ours), None)

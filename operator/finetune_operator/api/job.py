@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -34,8 +33,6 @@ class Metadata(BaseModel):
     uid: str = "local"
     generation: int = 1
     labels: dict[str, str] = {}
-    creation_timestamp: datetime | None = None
-    deletion_timestamp: datetime | None = None
 
 
 class FineTuneJob(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.observe import Observed, observe
-from finetune_operator.workloads import JobSeen, first_failure
+from finetune_operator.workloads import JobSeen, PodSeen, first_failure
 from tests.factories import UID
 from tests.unit.operator import kubernetes_objects as objects
 from tests.unit.operator.world import LEADER_AND_WORKER, TRAIN, TWO_NODES, World, set_job_condition
@@ -29,6 +29,11 @@ def look(world: World) -> Observed:
 
 def gang(world: World) -> tuple[JobSeen, ...]:
     return look(world).gangs[1]
+
+
+def unanswered(world: World) -> list[PodSeen]:
+    """Return the training pods that only force takes away."""
+    return [pod for pod in look(world).training_pods if pod.unanswered_since is not None]
 
 
 def silenced(pod: Body, seconds: int) -> None:
@@ -102,7 +107,7 @@ def test_a_pod_that_is_to_leave_a_dead_node_is_unanswered_since_both_are_so(
     pod = world.pods(TRAIN)[1]
     silenced(pod, silent_at)
     told_to_leave(pod, asked_at)
-    (found,) = look(world).unanswered_pods
+    (found,) = unanswered(world)
     assert found.child.uid == pod["metadata"]["uid"]
     assert found.unanswered_since == datetime.fromisoformat(at(since))
 
@@ -112,7 +117,7 @@ def test_a_pod_that_never_ran_on_a_dead_node_is_unanswered_when_its_grace_period
     pod = world.make_pods(TRAIN)[1]
     pod["spec"] = {"nodeName": "gpu-2"}
     told_to_leave(pod, 60, grace_seconds=300)
-    (found,) = look(world).unanswered_pods
+    (found,) = unanswered(world)
     assert found.unanswered_since == datetime.fromisoformat(at(360))
 
 
@@ -139,7 +144,7 @@ ANSWERED: dict[str, Callable[[Body], None]] = {
 def test_no_force_is_needed_for(case: str) -> None:
     world = World(TWO_NODES).until_running()
     ANSWERED[case](world.pods(TRAIN)[1])
-    assert look(world).unanswered_pods == ()
+    assert unanswered(world) == []
 
 
 @pytest.mark.parametrize("exit_code", [143, 137], ids=["in its grace period", "by force"])
