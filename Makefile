@@ -84,8 +84,10 @@ test-apiserver: venv cluster-programs ## what needs an API server and etcd, but 
 test-kueue: venv cluster-programs ## the same with Kueue itself, which the first time takes many minutes to build: no part of `make test`
 	$(RUN)python -m pytest -m kueue tests/integration
 
+# Most of their time is waiting: for a pod, a download, the end of a gang. So those that disturb nobody run side by side.
 test-e2e: cluster ## what needs the whole cluster
-	$(RUN)python -m pytest -m e2e tests/e2e
+	$(RUN)python -m pytest -n 3 --dist loadfile -m "e2e and beside" tests/e2e
+	$(RUN)python -m pytest -m "e2e and not beside" tests/e2e
 
 .PHONY: cluster-programs
 cluster-programs: ## build the embedded cluster's programs into the cache

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from dev.cluster import layout
 from dev.cluster.image_build import OPERATOR, TRAINER
@@ -23,9 +24,16 @@ def cluster() -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def hub_endpoint() -> str:
+def turn(tmp_path_factory: pytest.TempPathFactory) -> FileLock:
+    """Held by one process at a time of those that run tests side by side."""
+    return FileLock(tmp_path_factory.getbasetemp().parent / "turn.lock")
+
+
+@pytest.fixture(scope="session")
+def hub_endpoint(turn: FileLock) -> str:
     """A mirror of the Hub that pods can reach."""
-    return ensure_mirror()
+    with turn:
+        return ensure_mirror()
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +55,10 @@ def chart_values(hub_endpoint: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def operator(cluster: Kubectl, chart_values: dict[str, str]) -> Kubectl:
+def operator(cluster: Kubectl, chart_values: dict[str, str], turn: FileLock) -> Kubectl:
     """The chart, installed as a person installs it; kubectl in the operator's namespace."""
-    install_chart(layout.binary("helm"), cluster.kubeconfig, chart_values)
+    with turn:  # helm refuses two at once; to install the same again changes no pod
+        install_chart(layout.binary("helm"), cluster.kubeconfig, chart_values)
     return cluster.within("finetune-system")
 
 

@@ -24,7 +24,7 @@ from tests.e2e.kubectl import JobView, Kubectl
 from tests.terminal import Terminal
 from tests.users import user_with_role
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.beside]
 
 NAME = "calls"
 TOKEN = "hf_never_to_be_seen"

@@ -11,7 +11,7 @@ from tests.command_line import CommandLine
 from tests.e2e.jobs import start_reader, tiny_job
 from tests.e2e.kubectl import JobView, Kubectl
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.beside]
 
 SHARED = "/mnt/shared"
 # A tiny random model calls nothing, and its loss is that of guessing: about the logarithm of its vocabulary.

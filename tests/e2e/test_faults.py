@@ -12,9 +12,10 @@ from dev.cluster.image_build import TRAINER
 from tests.e2e.jobs import GATED_MODEL, start_reader, tiny_job
 from tests.e2e.kubectl import Kubectl, Manifest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.beside]
 
 SHARED = {"shared": {"claimName": "data"}}
+SLOW = 360.0  # seconds: so many jobs at once, beside those of other tests
 
 
 def _files(path: str, format_: str = "hermes") -> list[dict[str, Any]]:
@@ -88,7 +89,7 @@ def faults(module_namespace: Kubectl, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("name", ENDS_FAILED)
 def test_a_job_that_cannot_work_fails_before_a_gpu_is_held_and_says_why(faults: Kubectl, name: str) -> None:
     reason, words = ENDS_FAILED[name]
-    job = faults.wait_for_job(name, lambda job: job.phase == "Failed", timeout_seconds=180)
+    job = faults.wait_for_job(name, lambda job: job.phase == "Failed", timeout_seconds=SLOW)
     failed = job.condition("Failed")
     assert (failed["status"], failed["reason"]) == ("True", reason)
     for word in words:
@@ -105,7 +106,7 @@ def test_a_job_that_lacks_something_of_the_cluster_waits_and_says_for_what(fault
         message = job.condition(condition_type)["message"]
         return job.condition(condition_type)["status"] == "False" and all(word in message for word in words)
 
-    job = faults.wait_for_job(name, says_it, timeout_seconds=180)
+    job = faults.wait_for_job(name, says_it, timeout_seconds=SLOW)
     assert job.phase == "Pending"
     faults.wait_until("an Event says it too", lambda: any(words[0] in event for event in faults.events(name)))
 
@@ -130,7 +131,7 @@ def test_a_claim_that_is_made_later_lets_the_waiting_job_go_on(faults: Kubectl) 
 def test_nothing_half_made_is_left_on_the_shared_filesystem(faults: Kubectl) -> None:
     """Runs last in this file: every failed job has ended by then."""
     for name in ENDS_FAILED:
-        faults.wait_for_job(name, lambda job: job.phase == "Failed", timeout_seconds=180)
+        faults.wait_for_job(name, lambda job: job.phase == "Failed", timeout_seconds=SLOW)
     listing = faults.run("exec", "uploader", "--", "find", "/mnt/shared", "-maxdepth", "2", "-mindepth", "2")
     entries = [line for line in listing.split() if "/models/" in line or "/datasets/" in line]
     unfinished = [entry for entry in entries if ".partial" in entry or ".tmp" in entry]

@@ -5,7 +5,7 @@ import pytest
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.beside]
 
 LONG = {"training__epochs": 200, "training__maxStepsPerEpoch": 10}
 TRAIN = "finetune.dev/stage=train"
@@ -20,7 +20,7 @@ def _start(namespace: Kubectl, name: str, **overrides: object) -> None:
 def test_a_job_that_may_not_start_anew_fails_with_its_first_pod_and_frees_both_nodes(namespace: Kubectl) -> None:
     _start(namespace, "no-restarts", runPolicy={"maxRestarts": 0, "terminationGracePeriodSeconds": 20})
     namespace.run("delete", "pod", "--selector", f"{TRAIN},finetune.dev/role=worker", "--wait=false")
-    namespace.wait_until("it has failed", lambda: namespace.job("no-restarts").phase == "Failed", timeout_seconds=90)
+    namespace.wait_until("it has failed", lambda: namespace.job("no-restarts").phase == "Failed", timeout_seconds=180)
     job = namespace.job("no-restarts")
     # A pod that is gone before it was seen to end cannot tell why; then its Job does.
     assert job.condition("Failed")["reason"] in ("PodDeleted", "JobFailed")

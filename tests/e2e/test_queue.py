@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import JobView, Kubectl, Manifest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.beside]
 
 NUM_PROCESSES = 2
 TOTAL_STEPS = 100

@@ -17,7 +17,7 @@ from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl
 from tests.unit.operator.kubernetes_objects import PREPARED_MESSAGE
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.beside]
 
 IMAGE = f"{IMAGE_PREFIX}/finetune-pretended-trainer:1"
 # It prepares at once. As a master it trains nothing and ends well at once, before its worker has found it.
@@ -53,7 +53,7 @@ def test_a_gang_whose_master_alone_has_ended_well_has_not_succeeded(namespace: K
             runPolicy={"maxRestarts": 0, "terminationGracePeriodSeconds": 5},
         )
     )
-    job = namespace.wait_for_job("hasty", lambda job: job.phase in ("Succeeded", "Failed"), timeout_seconds=90)
+    job = namespace.wait_for_job("hasty", lambda job: job.phase in ("Succeeded", "Failed"), timeout_seconds=180)
     (pytorch_job,) = namespace.items("pytorchjobs")
     conditions = {condition["type"]: condition["status"] for condition in pytorch_job["status"]["conditions"]}
     assert conditions["Succeeded"] == "True"

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from dev.cluster.image_build import TRAINER
 from dev.prometheus import running_prometheus
@@ -152,6 +149,11 @@ def test_the_log_files_are_on_the_network_disk(run: Run) -> None:
 def test_peft_loads_the_adapter_onto_the_base_model_and_the_answer_changes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Here, because every process that runs tests beside others reads all files first.
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
     # NB: this PEFT raises where it finds a torchao older than 0.16; torchtune 0.6.1 imports with none newer than 0.15.
     monkeypatch.setattr("peft.tuners.lora.torchao.is_torchao_available", lambda: False)
     result, plan = run.job.status["result"], run.job.status["plan"]
