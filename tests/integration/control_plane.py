@@ -37,6 +37,7 @@ class ControlPlane:
     """Where it is, and how to be its administrator or the operator's ServiceAccount."""
 
     url: str
+    etcd_url: str
     admin_kubeconfig: Path
     operator_kubeconfig: Path
     """Credentials that may do what RBAC grants to `OPERATOR_USER`, at first nothing."""
@@ -68,6 +69,7 @@ def running_control_plane(
     port, etcd_port, etcd_peer_port = free_ports(3)
     plane = ControlPlane(
         url=f"https://127.0.0.1:{port}",
+        etcd_url=f"http://127.0.0.1:{etcd_port}",
         admin_kubeconfig=directory / "admin.kubeconfig",
         operator_kubeconfig=directory / "operator.kubeconfig",
         directory=directory,

@@ -1,17 +1,22 @@
 """Which attempts of each job have running pods, and whether two of one job ever had them at once.
 
-Two looks, for either may be blind where the other sees. What the watch tells comes in the order in which it happened,
-so two pods that are Running by what was told last do run at once; but nothing is told while the API server is away. The
+Three looks, for each may be blind where another sees. What the watch tells comes in the order in which it happened, so
+two pods that are Running by what was told last do run at once; but nothing is told while the API server is away. The
 kubelet notes when each container started and ended, whoever watches: that is compared for every pod that is ever seen.
+And a pod that was made and removed before the watch was back is known to etcd, if by its name alone.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tests.e2e.faults.history import PodName
 from tests.e2e.kubectl import Manifest
 
+# What a training pod is called in either back-end: <job>-a<attempt>-<role>-...
+TRAINING_POD = re.compile(r"(?P<job>.+)-a(?P<attempt>\d+)-(?:node|leader|master|worker)-.+")
 JOB, ATTEMPT = "finetune.dev/job", "finetune.dev/attempt"
 
 
@@ -64,7 +69,9 @@ class Gangs:
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}  # by the pod's uid
+        self._vanished: list[_Run] = []  # ran when nobody could watch any more, and were not there when somebody could
         self._overlaps: defaultdict[JobName, dict[tuple[int, int], str]] = defaultdict(dict)
+        self._blind: list[str] = []
 
     def see(self, event_type: str, pod: Manifest) -> None:
         """Note what has become of a pod."""
@@ -77,12 +84,24 @@ class Gangs:
         for run in vanished:
             run.is_running = False
         listed = {pod["metadata"]["uid"]: self._note("ADDED", pod) for pod in pods}
-        vanished = [run for run in vanished if run not in listed.values()]
+        self._vanished = [run for run in vanished if run not in listed.values()]
         for uid, run in listed.items():
             self._compare(run)
-            for other in vanished:
+            for other in self._vanished:
                 if run.has_run and uid not in ran_before:
                     self._tell(run, other, "started while nobody could watch, as those of attempt {} went")
+
+    def see_gone(self, pods: Sequence[PodName]) -> None:
+        """Note pods that came and went before `see_all` was told what there is; whether they ran, nobody can tell."""
+        gone = [_by_name(pod) for pod in pods if TRAINING_POD.fullmatch(pod.name)]
+        beside = [*(run for run in self._runs.values() if run.is_running), *self._vanished, *gone]
+        for run in gone:
+            for other in beside:
+                self._tell(run, other, "came and went while nobody could watch, as those of attempt {} ran or went")
+
+    def see_nothing(self, why: str) -> None:
+        """Note that it is not known what came and went: then no job is known to have had one gang at a time."""
+        self._blind.append(why)
 
     def attempts(self, job: JobName) -> set[int]:
         """Return the attempts of a job that were ever seen to run, or to have run."""
@@ -90,7 +109,7 @@ class Gangs:
 
     def overlaps(self, job: JobName) -> list[str]:
         """Return a sentence for each two attempts of a job whose pods ran at once, or may have while nobody watched."""
-        return list(self._overlaps[job].values())
+        return [*self._overlaps[job].values(), *self._blind]
 
     def _note(self, event_type: str, pod: Manifest) -> _Run:
         metadata = pod["metadata"]
@@ -109,6 +128,12 @@ class Gangs:
         if run.job == other.job and run.attempt != other.attempt:
             attempts = (min(run.attempt, other.attempt), max(run.attempt, other.attempt))
             self._overlaps[run.job].setdefault(attempts, f"pod {run.pod} {words.format(other.attempt)}")
+
+
+def _by_name(pod: PodName) -> _Run:
+    found = TRAINING_POD.fullmatch(pod.name)
+    assert found is not None
+    return _Run(JobName(pod.namespace, found["job"]), int(found["attempt"]), pod.name)
 
 
 def _times(status: Manifest) -> tuple[datetime | None, datetime | None]:

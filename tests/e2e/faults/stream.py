@@ -16,13 +16,14 @@ class Stream:
     """A list and then a watch, in a thread of its own.
 
     A watch that is cut goes on behind the last event that it told, so that nothing is missed. Where the API server has
-    forgotten that place, as after it was away, everything is listed anew.
+    forgotten that place, as after it was away, everything is listed anew, and the gap between the two places is told.
 
     Args:
         kubectl: reaches the API server.
         path: what is watched, with its query.
         see_all: is told every object that is there, when the watch begins and whenever it may have missed something.
         see: is told the type and the object of every event.
+        see_gap: is told, after everything was listed anew, behind which version and up to which one nobody watched.
     """
 
     def __init__(
@@ -31,12 +32,15 @@ class Stream:
         path: str,
         see_all: Callable[[list[Manifest]], None],
         see: Callable[[str, Manifest], None],
+        see_gap: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self._kubectl = kubectl
         self._path = path
         self._see_all = see_all
         self._see = see
-        self._version = ""  # of the last event; empty: everything has to be listed
+        self._see_gap = see_gap
+        self._version = ""  # of the last event
+        self._has_its_place = False  # to go on from; without one everything has to be listed
         self._stopped = threading.Event()
         self._watch: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._follow, name=f"watch of {path}", daemon=True)
@@ -58,7 +62,7 @@ class Stream:
     def _follow(self) -> None:
         while not self._stopped.is_set():
             try:
-                if not self._version:
+                if not self._has_its_place:
                     self._list()
                 self._follow_events()
             except (Refused, subprocess.TimeoutExpired):  # the API server is away
@@ -67,8 +71,11 @@ class Stream:
 
     def _list(self) -> None:
         listing = json.loads(self._kubectl.run("get", "--raw", self._path, timeout_seconds=20))
+        before, self._version = self._version, listing["metadata"]["resourceVersion"]
+        self._has_its_place = True
         self._see_all(listing["items"])
-        self._version = listing["metadata"]["resourceVersion"]
+        if before:
+            self._see_gap(before, self._version)
 
     def _follow_events(self) -> None:
         separator = "&" if "?" in self._path else "?"
@@ -89,7 +96,7 @@ class Stream:
                 was_told = True
                 self._see_event(line)
         if self._watch.returncode > 0 and not was_told:  # it was refused, not cut
-            self._version = ""
+            self._has_its_place = False
 
     def _see_event(self, line: str) -> None:
         try:
@@ -97,7 +104,7 @@ class Stream:
         except ValueError:  # half a line, which is what a watch that is cut ends with
             return
         if event["type"] == "ERROR":
-            self._version = ""
+            self._has_its_place = False
             return
         self._version = event["object"]["metadata"]["resourceVersion"]
         if event["type"] != "BOOKMARK":

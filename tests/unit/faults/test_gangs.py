@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.faults.gangs import Gangs, JobName
+from tests.e2e.faults.history import PodName
 
 JOB = JobName("team", "tuned")
 
@@ -143,3 +144,43 @@ def test_other_jobs_attempts_do_not_count_where_nobody_watched() -> None:
     gangs = seen(("ADDED", pod("a", 1, started="05:00:00")))
     gangs.see_all([pod("b", 2, name="other", started="05:00:10")])
     assert gangs.overlaps(JOB) == gangs.overlaps(JobName("team", "other")) == []
+
+
+# --- what came and went before the watch was back ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["node-0-x7k2p", "leader-0-x7k2p", "master-0", "worker-1"])
+def test_an_attempt_that_came_and_went_unseen_beside_one_that_runs_is_told(role: str) -> None:
+    gangs = seen(("ADDED", pod("a", 1, started="05:00:00")))
+    gangs.see_all([pod("a", 1, started="05:00:00")])
+    gangs.see_gone([PodName("team", f"tuned-a2-{role}")])
+    assert gangs.overlaps(JOB) == [
+        f"pod tuned-a2-{role} came and went while nobody could watch, as those of attempt 1 ran or went"
+    ]
+
+
+def test_an_attempt_that_came_and_went_unseen_as_another_went_is_told_because_nobody_can_tell() -> None:
+    gangs = seen(("ADDED", pod("a", 1, started="05:00:00")))
+    gangs.see_all([])
+    gangs.see_gone([PodName("team", "tuned-a2-node-0-x7k2p")])
+    assert len(gangs.overlaps(JOB)) == 1
+
+
+def test_two_attempts_that_both_came_and_went_unseen_are_told() -> None:
+    gangs = seen()
+    gangs.see_gone([PodName("team", "tuned-a2-master-0"), PodName("team", "tuned-a3-master-0")])
+    assert len(gangs.overlaps(JOB)) == 1
+
+
+def test_what_came_and_went_unseen_and_is_no_other_attempt_of_the_job_is_no_overlap() -> None:
+    gangs = seen(("ADDED", pod("a", 1, started="05:00:00")), ("ADDED", pod("b", 3, "Failed", ended="05:00:02")))
+    gangs.see_all([pod("a", 1, started="05:00:00")])
+    names = ["tuned-a1-node-1-x7k2p", "tuned-prepare-x7k2p", "other-a2-node-0-x7k2p", "reader"]
+    gangs.see_gone([PodName("team", name) for name in names] + [PodName("another", "tuned-a2-node-0-x7k2p")])
+    assert gangs.overlaps(JOB) == []
+
+
+def test_that_nobody_knows_what_came_and_went_is_held_against_every_job() -> None:
+    gangs = seen(("ADDED", pod("a", 1)))
+    gangs.see_nothing("etcd was compacted")
+    assert gangs.overlaps(JOB) == gangs.overlaps(JobName("team", "other")) == ["etcd was compacted"]

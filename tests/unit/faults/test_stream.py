@@ -62,11 +62,14 @@ def test_a_watch_goes_on_behind_what_it_told_last_and_lists_anew_where_it_cannot
         told.append((event_type, body["metadata"]["name"]))
 
     expected = [("all", "a"), ("MODIFIED", "a"), ("DELETED", "a"), ("all", "b"), ("MODIFIED", "b")]
-    with Stream(Kubectl(program, tmp_path / "kubeconfig"), "/api/v1/pods", see_all, see):
+    gaps: list[tuple[str, str]] = []
+    kubectl = Kubectl(program, tmp_path / "kubeconfig")
+    with Stream(kubectl, "/api/v1/pods", see_all, see, lambda after, until: gaps.append((after, until))):
         deadline = time.monotonic() + 20
         while len(told) < len(expected) and time.monotonic() < deadline:
             time.sleep(0.01)
     assert told == expected
+    assert gaps == [("16", "30")]
     asked = (tmp_path / "asked").read_text().splitlines()[:6]
     query = "/api/v1/pods?watch=true&allowWatchBookmarks=true&resourceVersion="
     assert asked == ["/api/v1/pods", f"{query}10", f"{query}15", f"{query}16", "/api/v1/pods", f"{query}30"]
