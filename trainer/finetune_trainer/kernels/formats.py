@@ -13,15 +13,18 @@ E4M3 = torch.float8_e4m3fn
 ROW_PEAK = 64.0
 # Where the largest number of an adapter's columns may come to lie.
 TAIL_PEAK = 224.0
+# The last of an adapter's columns holds what e4m3 leaves of a number times this: a new adapter is so small that it lies
+# at the end of e4m3's range, where the rest has no finer steps. What is left of TAIL_PEAK comes to 256, and fits.
+LOW_FACTOR = 32.0
 SMALLEST_SCALE = 1e-30  # of a row of zeros
 NUM_PEAKS = 64  # a largest number is found in so many parts
 
 
 class AdapterTail(NamedTuple):
-    """An adapter, and its columns behind those of a weight in fp8."""
+    """An adapter, and its columns before those of a weight in fp8."""
 
     adapter: Tensor  # [rows, ranks] in the format of the products, any strides
-    numbers: Tensor  # e4m3 [rows, at least 3 * ranks]: hi, hi, lo
+    numbers: Tensor  # e4m3 [rows, at least 3 * ranks]: hi, hi, LOW_FACTOR * lo
     scales: Tensor  # of the weight's rows, fp32 [rows]
     peaks: Tensor  # fp32 [NUM_PEAKS], see `plain.make_tail_writer`
 

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetune_trainer.kernels.formats import E4M3, NF4_BLOCK, ROW_PEAK, SMALLEST_SCALE, TAIL_PEAK, AdapterTail
+from finetune_trainer.kernels.formats import (
+    E4M3,
+    LOW_FACTOR,
+    NF4_BLOCK,
+    ROW_PEAK,
+    SMALLEST_SCALE,
+    TAIL_PEAK,
+    AdapterTail,
+)
 
 
 def add_and_normalise(
@@ -228,10 +236,11 @@ def round_rows(values: Tensor, narrow: Tensor | None, peaks: Tensor, width: int)
         values: [tokens, columns].
         narrow: what the adapter's columns are multiplied with, [tokens, ranks]; None for none.
         peaks: of the adapter's columns, see `make_tail_writer`.
-        width: columns of the result; those behind the last one are zero.
+        width: columns of the result; those that are left before the values are zero.
 
     Returns:
-        e4m3 [tokens, width]: values | hi | lo | hi, where hi + lo is the narrow one; and the scales, fp32 [tokens].
+        e4m3 [tokens, width]: hi | lo | hi / LOW_FACTOR | zeros | values, where hi + lo is the narrow one; and the
+        scales, fp32 [tokens].
     """
     wide, columns = _widened(values), values.shape[1]
     peak = wide.abs().amax(1) / ROW_PEAK
@@ -240,10 +249,10 @@ def round_rows(values: Tensor, narrow: Tensor | None, peaks: Tensor, width: int)
         peak = torch.maximum(peak, tail.abs().amax(1) / TAIL_PEAK)
     scales = peak.clamp(min=SMALLEST_SCALE)
     rounded = torch.zeros(len(values), width, dtype=E4M3, device=values.device)
-    rounded[:, :columns] = (wide / scales[:, None]).to(E4M3)
+    rounded[:, width - columns :] = (wide / scales[:, None]).to(E4M3)
     if tail is not None:
-        high, low = _in_two(tail / scales[:, None])
-        _write_side_by_side(rounded[:, columns:], high, low, high)
+        high, rest = _in_two(tail / scales[:, None])
+        _write_side_by_side(rounded, high, rest, high / LOW_FACTOR)
     return rounded, scales.float()
 
 
@@ -263,7 +272,7 @@ def multiply_rounded(
 
 
 def make_tail_writer(tails: Sequence[AdapterTail]) -> Callable[[], None]:
-    """Return what writes the columns of adapters behind those of weights in fp8: hi, hi and lo.
+    """Return what writes the columns of adapters before those of weights in fp8: hi, hi and LOW_FACTOR * lo.
 
     The adapter is divided by its row's scale, and where that would not leave it room, by a factor, which `round_rows`
     multiplies its narrow side with. The factor follows from `AdapterTail.peaks`, whose largest is the largest number of
@@ -275,8 +284,8 @@ def make_tail_writer(tails: Sequence[AdapterTail]) -> Callable[[], None]:
             scaled = _widened(adapter) / scales[:, None]
             peaks.zero_()
             peaks[0] = scaled.abs().max()
-            high, low = _in_two(scaled / _tail_factor(peaks))
-            _write_side_by_side(numbers, high, high, low)
+            high, rest = _in_two(scaled / _tail_factor(peaks))
+            _write_side_by_side(numbers, high, high, rest * LOW_FACTOR)
 
     return write
 
@@ -288,13 +297,13 @@ def _tail_factor(peaks: Tensor) -> Tensor:
 def _write_side_by_side(out: Tensor, *parts: Tensor) -> None:
     # Not torch.cat: on CPUs not every version of it takes e4m3.
     for number, part in enumerate(parts):
-        out[:, number * part.shape[1] : (number + 1) * part.shape[1]] = part
+        out[:, number * part.shape[1] : (number + 1) * part.shape[1]] = part.to(E4M3)
 
 
 def _in_two(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return values as the sum of two in e4m3."""
-    high = values.to(E4M3)
-    return high, (values - high.to(values.dtype)).to(E4M3)
+    """Return the nearest values that e4m3 holds, and what is left."""
+    high = values.to(E4M3).to(values.dtype)
+    return high, values - high
 
 
 # --- NF4 --------------------------------------------------------------------------------------------------------------

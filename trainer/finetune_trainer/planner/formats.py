@@ -19,11 +19,12 @@ NARROW = (*FP8, Precision.NF4)
 
 
 def num_exact_at_each_end(num_layers: int) -> int:
-    """Return how many of the first layers, and of the last, are kept as in fp8 with fp8-fast: a tenth of all.
+    """Return how many of the first layers, and of the last, are kept as in fp8 with fp8-fast: one of 30, none below 5.
 
-    Their forward pass is exact. In fp8 it costs as much of the loss as that of all others, see docs/LOG.md.
+    Their forward pass is exact. With one at each end 300 steps of SmolLM2 stay within 1 % of bf16's loss, see
+    docs/LOG.md.
     """
-    return (num_layers + 5) // 10
+    return (num_layers + 25) // 30
 
 
 def resolve_precision(spec: TrainerSpec) -> Precision:

@@ -335,9 +335,12 @@ def test_with_gradients_in_fp8_the_loss_is_exact_and_gradients_are_near(
     assert 0 < whole_error(ours, exact) < whole_error(rounded, exact)
 
 
-def test_fp8_fast_has_an_exact_forward_pass_in_a_tenth_of_the_layers_at_each_end() -> None:
-    """What keeps 300 steps of SmolLM2 near bf16's loss: docs/LOG.md, 2026-11-28."""
+@pytest.mark.parametrize(("num_layers", "exact"), [(5, [0, 4]), (30, [0, 29]), (32, [0, 31])])
+def test_fp8_fast_has_an_exact_forward_pass_in_the_first_layer_and_in_the_last(
+    num_layers: int, exact: list[int]
+) -> None:
+    """What keeps 300 steps of SmolLM2 within 1 % of bf16's loss: docs/LOG.md, 2026-11-28."""
     frozen = Fp8Fast(torch.float32, CPU)
-    exact = [number for number in range(30) if isinstance(frozen.of_layer(number, 30), Fp8)]
-    assert exact == [0, 1, 2, 27, 28, 29]
+    found = [number for number in range(num_layers) if isinstance(frozen.of_layer(number, num_layers), Fp8)]
+    assert found == exact
     assert [isinstance(frozen.of_layer(number, 2), Fp8Fast) for number in range(2)] == [True, True]

@@ -7,7 +7,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, TAIL_PEAK, AdapterTail
+from finetune_trainer.kernels.formats import (
+    E4M3,
+    LOW_FACTOR,
+    NUM_PEAKS,
+    ROW_PEAK,
+    SMALLEST_SCALE,
+    TAIL_PEAK,
+    AdapterTail,
+)
 from finetune_trainer.kernels.on_gpu.copying import FORMS
 
 MAX_COLUMNS_AT_ONCE = 8192
@@ -15,7 +23,7 @@ ADAPTER_ROWS_AT_ONCE = 16
 
 
 def round_rows(values: Tensor, narrow: Tensor | None, peaks: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Round rows to fp8, with three columns for each one of an adapter's; see `plain.round_rows`.
+    """Round rows to fp8, after three columns for each one of an adapter's; see `plain.round_rows`.
 
     A program owns a row. What it reads a second time, when the scale is known, it finds in the cache.
     """
@@ -49,6 +57,7 @@ def settings_of(columns: int, ranks: int, width: int) -> dict[str, int | float |
         "NUM_PEAKS": NUM_PEAKS,
         "ROW_PEAK": ROW_PEAK,
         "TAIL_PEAK": TAIL_PEAK,
+        "LOW_FACTOR": LOW_FACTOR,
         "SMALLEST_SCALE": SMALLEST_SCALE,
         "num_warps": max(1, min(16, block // 512)),
     }
@@ -73,10 +82,12 @@ def _round_rows(
     NUM_PEAKS: tl.constexpr,
     ROW_PEAK: tl.constexpr,
     TAIL_PEAK: tl.constexpr,
+    LOW_FACTOR: tl.constexpr,
     SMALLEST_SCALE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    source, destination = values + row * stride, rounded + row * width
+    source, tail = values + row * stride, rounded + row * width
+    destination = tail + (width - size)
     columns = tl.arange(0, BLOCK)
     if IN_ONE:
         x = tl.load(source + columns, mask=columns < size, other=0.0).to(tl.float32)
@@ -96,14 +107,12 @@ def _round_rows(
         scale = tl.maximum(scale, tl.max(tl.abs(t)) / TAIL_PEAK)
         t *= 1.0 / scale
         nearest = _nearest_in_e4m3(t)
-        high, low = nearest.to(tl.float8e4nv), (t - nearest).to(tl.float8e4nv)
-        tail = destination + size + ranks
-        tl.store(tail, high, mask=ranks < RANKS)
-        tl.store(tail + RANKS, low, mask=ranks < RANKS)
-        tl.store(tail + 2 * RANKS, high, mask=ranks < RANKS)
+        tl.store(tail + ranks, nearest.to(tl.float8e4nv), mask=ranks < RANKS)
+        tl.store(tail + RANKS + ranks, (t - nearest).to(tl.float8e4nv), mask=ranks < RANKS)
+        tl.store(tail + 2 * RANKS + ranks, (nearest * (1.0 / LOW_FACTOR)).to(tl.float8e4nv), mask=ranks < RANKS)
     tl.store(scales + row, scale)
-    behind = tl.arange(0, TAIL_BLOCK) + size + 3 * RANKS
-    tl.store(destination + behind, tl.zeros((TAIL_BLOCK,), dtype=tl.float32).to(tl.float8e4nv), mask=behind < width)
+    between = tl.arange(0, TAIL_BLOCK) + 3 * RANKS
+    tl.store(tail + between, tl.zeros((TAIL_BLOCK,), dtype=tl.float32).to(tl.float8e4nv), mask=between < width - size)
     if IN_ONE:
         tl.store(destination + columns, (x * (1.0 / scale)).to(tl.float8e4nv), mask=columns < size)
     else:
@@ -166,7 +175,7 @@ def make_tail_writer(tails: Sequence[AdapterTail]) -> Callable[[], None]:
         assert kept
         settings = {"FORM": form, "ROWS": ADAPTER_ROWS_AT_ONCE, "RANKS": ranks, "NUM_PEAKS": NUM_PEAKS}
         _find_peaks[grid](table, **settings, num_warps=4)
-        _write_tails[grid](table, **settings, TAIL_PEAK=TAIL_PEAK, num_warps=4)
+        _write_tails[grid](table, **settings, TAIL_PEAK=TAIL_PEAK, LOW_FACTOR=LOW_FACTOR, num_warps=4)
 
     return write
 
@@ -200,7 +209,13 @@ def _find_peaks(table, FORM: tl.constexpr, ROWS: tl.constexpr, RANKS: tl.constex
 
 @triton.jit
 def _write_tails(
-    table, FORM: tl.constexpr, ROWS: tl.constexpr, RANKS: tl.constexpr, NUM_PEAKS: tl.constexpr, TAIL_PEAK: tl.constexpr
+    table,
+    FORM: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    NUM_PEAKS: tl.constexpr,
+    TAIL_PEAK: tl.constexpr,
+    LOW_FACTOR: tl.constexpr,
 ):
     entry = table + tl.program_id(0) * 9
     num_rows, num_ranks = tl.load(entry + 3), tl.load(entry + 4)
@@ -211,7 +226,7 @@ def _write_tails(
         scaled, inside = _scaled_adapter(entry, start, FORM, ROWS, RANKS)
         scaled = scaled / factor
         nearest = _nearest_in_e4m3(scaled)
-        high, low = nearest.to(tl.float8e4nv), (scaled - nearest).to(tl.float8e4nv)
+        high, low = nearest.to(tl.float8e4nv), ((scaled - nearest) * LOW_FACTOR).to(tl.float8e4nv)
         rows, ranks = start + tl.arange(0, ROWS), tl.arange(0, RANKS)
         place = numbers + rows[:, None] * stride + ranks[None, :]
         tl.store(place, high, mask=inside)
