@@ -42,9 +42,15 @@ class JoinedWeight(FrozenWeight):
         return joined @ weight if bias is None else torch.addmm(bias, joined, weight)
 
     def forward_apart(self, x: Tensor, narrow: Tensor) -> Tensor:
-        """Return x W' + t B' in two products."""
-        output = x @ self._frozen().T
-        return output.addmm_(narrow, self.matrix_b.T) if self.size.columns else output
+        """Return x W' + t B' in two products, the adapter's first.
+
+        Added to a product that is rounded already, what an adapter has learnt in its first steps would be less than half
+        of the last bit: 90 % of it would be lost where B is 1e-5. So the large product is added to the small one.
+        """
+        if not self.size.columns:
+            return x @ self._frozen().T
+        output = narrow @ self.matrix_b.T
+        return output.addmm_(x, self._frozen().T)
 
     def backward(self, joined: Tensor) -> Tensor:
         """Return g W + u A in one product."""
