@@ -1,6 +1,7 @@
 """What each part of the fused step gains: the step is measured whole, and then with one part taken away at a time.
 
-python -m benchmarks.trainer.ladder                                # Llama 3.1 8B, rank 64, 2 x 4096 tokens, bf16
+python -m benchmarks.trainer.ladder                            # Llama 3.1 8B, rank 64, 2 x 4096 tokens, bf16
+python -m benchmarks.trainer.ladder --trained 0.2 --first 3    # where a fifth of the tokens are trained
 """
 
 import argparse
@@ -36,6 +37,8 @@ def backward_in_two_products(self: WholeWeight, joined: Tensor) -> Tensor:
 
 WITHOUT: dict[str, list[Callable[[], object]]] = {
     "nothing taken away": [],
+    "the last block computes all tokens": [lambda: patch.object(decoder, "MOST_WORTH_LEAVING_OUT", 0.0)],
+    "nothing taken away, once more": [],
     "the gate's kernel makes no gradients of adapters": [lambda: patch.object(layer, "MAX_RANK_AT_THE_GATE", 0)],
     "adapters in products of their own": [
         lambda: patch.object(WholeWeight, "forward", forward_in_two_products),
@@ -53,11 +56,13 @@ def main() -> int:
     """Measure one after another, and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=len(WITHOUT), help="measure only so many")
-    for name, patches in list(WITHOUT.items())[: parser.parse_args().first]:
+    parser.add_argument("--trained", type=float, default=1.0, help="share of tokens that are targets")
+    arguments = parser.parse_args()
+    for name, patches in list(WITHOUT.items())[: arguments.first]:
         started = [make() for make in patches]
         for change in started:
             change.start()  # type: ignore[attr-defined]
-        result = measure(Configuration(steps=STEPS))
+        result = measure(Configuration(steps=STEPS, trained=arguments.trained))
         for change in started:
             change.stop()  # type: ignore[attr-defined]
         figures = ("tokens_per_second", "peak_gib", "power_watts", "clock_mhz", "first_loss", "last_loss")

@@ -277,21 +277,16 @@ class ChosenProducts:
         return product.compute(left, right, result, algorithm)
 
     def patches(self) -> list[object]:
-        """Return what has the step compute by this."""
+        """Return what has the step compute by this, but for attention's output, which is added to its adapter's."""
 
         def forward(weight: WholeWeight, joined: Tensor, _: Tensor | None) -> Tensor:
             return self.multiply(joined, weight.buffer()[: weight.size.outputs].T)
-
-        def forward_apart(weight: WholeWeight, x: Tensor, narrow: Tensor) -> Tensor:
-            output = self.multiply(x, weight._frozen().T)
-            return output.addmm_(narrow, weight.matrix_b.T) if weight.size.columns else output
 
         def backward(weight: WholeWeight, joined: Tensor) -> Tensor:
             return self.multiply(joined, weight.buffer()[:, : weight.size.inputs])
 
         return [
             patch.object(WholeWeight, "forward", forward),
-            patch.object(WholeWeight, "forward_apart", forward_apart),
             patch.object(WholeWeight, "backward", backward),
             patch.object(decoder, "loss_and_gradient", self._loss_and_gradient),
         ]

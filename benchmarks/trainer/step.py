@@ -5,10 +5,10 @@
     python -m benchmarks.trainer.step --list leagues                   # what is compared with other trainers
     python -m benchmarks.trainer.step --list planner                   # what the planner is fitted to
 
-Weights and tokens are drawn on the GPU, every token is a target, and each step ends in an update. `throughput` measures
-the whole `train` with its files, its data and its checks; here a configuration takes seconds. A line of JSON is printed
-for each: the median throughput of the steps after the warm-up, the memory at its peak and what the planner had
-estimated, the power and the clock that the GPU held meanwhile.
+Weights and tokens are drawn on the GPU, every token is a target unless said, and each step ends in an update.
+`throughput` measures the whole `train` with its files, its data and its checks; here a configuration takes seconds. A
+line of JSON is printed for each: the median throughput of the steps after the warm-up, the memory at its peak and what
+the planner had estimated, the power and the clock that the GPU held meanwhile.
 """
 
 import argparse
@@ -43,7 +43,6 @@ from finetune_trainer.sharding import AdapterGradients, fill_model
 from finetune_trainer.trainable import FROZEN_FORMATS
 
 WARM_UP_STEPS = 3
-DOCUMENT_TOKENS = 250
 GPU = torch.device("cuda", 0)
 PRECISIONS = ("bf16", "fp8", "fp8-fast", "nf4")
 
@@ -58,7 +57,9 @@ class Configuration:
     rank: int = 64
     targets: str = "all"  # all, or qkv
     dropout: float = 0.0
-    documents: str = "whole"  # one a row, or packed: of about 250 tokens each
+    documents: str = "whole"  # one a row, or packed
+    document_tokens: int = 250  # in the mean, of packed ones
+    trained: float = 1.0  # the share of tokens that are targets
     kernels: str = "fused"
     checkpointing: bool = False
     precision: str = "bf16"
@@ -183,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--targets", choices=("all", "qkv"), default=default.targets)
     parser.add_argument("--dropout", type=float, default=default.dropout)
     parser.add_argument("--documents", choices=("whole", "packed"), default=default.documents)
+    parser.add_argument("--document-tokens", type=int, default=default.document_tokens)
+    parser.add_argument("--trained", type=float, default=default.trained)
     parser.add_argument("--kernels", choices=("fused", "plain"), default=default.kernels)
     parser.add_argument("--precision", choices=PRECISIONS, default=default.precision)
     parser.add_argument("--embedding-on-host", action="store_true")
@@ -328,17 +331,20 @@ def run_steps(step: Step, configuration: Configuration, shape: ModelShape) -> tu
 
 
 def random_batch(configuration: Configuration, vocabulary: int, seed: int) -> Batch:
-    """Return rows of random tokens, all of them targets."""
+    """Return rows of random tokens, so many of them targets as the configuration says."""
     random = np.random.default_rng(seed)
     rows = []
     for _ in range(configuration.batch):
         lengths = np.array([configuration.length], np.int32)
         if configuration.documents == "packed":
-            count = configuration.length // DOCUMENT_TOKENS
+            count = configuration.length // configuration.document_tokens
             ends = np.sort(random.choice(np.arange(1, configuration.length), count - 1, replace=False))
             lengths = np.diff(np.concatenate([[0], ends, [configuration.length]])).astype(np.int32)
         tokens = random.integers(0, vocabulary, configuration.length, dtype=np.int32)
-        rows.append(Sequence(tokens, np.ones(configuration.length, np.bool_), lengths))
+        trained = np.ones(configuration.length, np.bool_)
+        if configuration.trained < 1:
+            trained = random.random(configuration.length) < configuration.trained
+        rows.append(Sequence(tokens, trained, lengths))
     return make_batch(rows)
 
 

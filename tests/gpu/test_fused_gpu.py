@@ -9,12 +9,15 @@ from finetune_trainer.architecture import Family, ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.filling import fill_weights
-from finetune_trainer.fused import layer
+from finetune_trainer.fused import attention, layer
 from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
 from finetune_trainer.fused.frozen.whole import Whole
+from finetune_trainer.kernels import fallback
+from finetune_trainer.kernels.fallback import told_fallbacks
+from finetune_trainer.kernels.on_gpu import attention as own_kernel
 from finetune_trainer.lora import adapter_parameters, add_adapters
 from finetune_trainer.model import build_model
 from finetune_trainer.sharding import fill_model
@@ -144,6 +147,25 @@ def assert_close(ours: tuple[float, Gradients], expected: tuple[float, Gradients
 
 ALL_LINEARS = Lora(rank=64, alpha=128, dropout=0)
 BATCHES = {"whole rows": whole_rows, "packed documents": packed_documents, "rows of an odd length": odd_rows}
+
+
+@pytest.mark.parametrize("what", ["long documents", "attend_in_documents", "attend_in_documents_backward"])
+def test_flash_attention_has_the_documents_that_our_kernel_cannot_have(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """They are too long for it, or it cannot be compiled, which somebody is told."""
+    monkeypatch.setattr(fallback, "_failed", {})
+    if what == "long documents":
+        monkeypatch.setattr(attention, "SHORT_DOCUMENT_TOKENS", 50)
+    else:
+        monkeypatch.setattr(own_kernel, what, refuse_to_compile)
+    expected = loss_and_gradients(plain_in_fp32(shape(), ALL_LINEARS), packed_documents(), CPU)
+    assert_close(loss_and_gradients(fused(shape(), ALL_LINEARS, GPU), packed_documents(), GPU), expected)
+    assert list(told_fallbacks()) == ([] if what == "long documents" else [what])
+
+
+def refuse_to_compile(*_: torch.Tensor) -> None:
+    raise RuntimeError(f"{fallback.NO_COMPILER}.")
 
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())

@@ -77,6 +77,7 @@ def train(model: FusedDecoder, passes: Passes, batches: Callable[[int], Batch]) 
 @pytest.mark.parametrize("batches", BATCHES.values(), ids=BATCHES.keys())
 def test_repeated_passes_train_as_launched_ones(batches: Callable[[int], Batch], lora: Lora, recomputes: bool) -> None:
     models = [fused(shape(), lora, GPU, recomputes=recomputes).train() for _ in range(2)]
+    models[0].leaves_out_untrained = False  # which other rows would be dropped values of
     expected, expected_gradients = train(models[0], LaunchedPasses(models[0]), batches)
     repeated = RepeatedPasses(models[1])
     losses, gradients = train(models[1], repeated, batches)
@@ -100,6 +101,7 @@ def test_each_layout_has_graphs_of_its_own_and_they_do_not_disturb_each_other() 
 
 def test_where_a_graph_cannot_be_kept_the_training_goes_on_and_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     models = [fused(shape(), ADAPTERS["with dropout"], GPU).train() for _ in range(2)]
+    models[0].leaves_out_untrained = False
     expected, _ = train(models[0], LaunchedPasses(models[0]), whole_rows)
     compute = models[1].run_layers
 

@@ -2,7 +2,8 @@
 
 Counted is what the mathematics of LoRA needs (Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311, with
 frozen weights): two products for a frozen weight, three for a trained one, scores only between tokens that see each
-other, logits only of trained tokens. What is computed again to save memory, and padding, count for nothing.
+other, logits only of trained tokens. What is computed again to save memory, and padding, count for nothing. The last
+block counts for every token, as it does elsewhere, though most of it is computed for trained ones only.
 """
 
 from finetune_trainer.architecture import ModelShape

@@ -1,7 +1,7 @@
 """The decoder of a fused step: from a batch to its loss, and from there to the gradients of the adapters."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.filling import Destination
-from finetune_trainer.fused.attention import Documents, documents_of
+from finetune_trainer.fused.attention import Documents, documents_of, sent
 from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, Places
 from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.fused.layer import Drops, FusedLayer, Positions, Tape
@@ -23,6 +23,8 @@ from finetune_trainer.loss import loss_and_gradient
 from finetune_trainer.model import has_interleaved_rotary, rotary_frequencies
 
 MAX_SEED = 2**31 - 1
+# To take rows out and put them back is some passes over memory: not for a few.
+MOST_WORTH_LEAVING_OUT = 0.9  # where more of the tokens are trained, the last block computes all
 
 
 class FusedDecoder(nn.Module):
@@ -76,6 +78,8 @@ class FusedDecoder(nn.Module):
             spread.refresh_with([make_refresh(frozen, [layer]) for layer in self.blocks])
             self._refresh = spread.begin_step
         self._anchor = torch.zeros((), requires_grad=True)
+        # Whether the last block computes only what a trained token needs, so another number of rows for each batch.
+        self.leaves_out_untrained = True
 
     @property
     def blocks(self) -> list[FusedLayer]:
@@ -110,7 +114,9 @@ class FusedDecoder(nn.Module):
         device = batch.tokens.device
         seeds = self.draw_seeds()
         on_device = None if seeds is None else sent(seeds, device)
-        return self.inputs(batch.tokens, batch.positions, documents_of(batch, device), on_device)
+        inputs = self.inputs(batch.tokens, batch.positions, documents_of(batch, device), on_device)
+        is_worth_it = 0 < len(batch.predicting) <= MOST_WORTH_LEAVING_OUT * batch.tokens.numel()
+        return replace(inputs, needed=batch.predicting) if is_worth_it and self.leaves_out_untrained else inputs
 
     def inputs(self, tokens: Tensor, places: Tensor, documents: Documents, seeds: Tensor | None) -> "Inputs":
         """Return what the layers read, from tensors on their device."""
@@ -131,12 +137,15 @@ class FusedDecoder(nn.Module):
         return torch.randint(MAX_SEED, (self._shape.num_layers, len(Drops._fields)))
 
     def run_layers(self, inputs: "Inputs", record: "Record | None") -> Tensor:
-        """Return the last hidden states, and record what the backward pass needs where there is a record."""
+        """Return the last hidden states, and record what the backward pass needs where there is a record.
+
+        They are of the tokens that are needed, where the inputs name some.
+        """
         residual, addend = self._kernels.gather_rows(self._embeddings, inputs.tokens), None
         for number, (layer, drops) in enumerate(zip(self.blocks, inputs.drops, strict=True)):
             self._use(number, number + 1)
             compute = layer.forward_without_tape if self._checkpoints else layer.forward
-            residual, addend, tape = compute(residual, addend, inputs.positions, drops)
+            residual, addend, tape = compute(residual, addend, inputs.positions, drops, self._needed(number, inputs))
             if record is not None:
                 record.tapes.append(tape)
             del tape
@@ -148,9 +157,20 @@ class FusedDecoder(nn.Module):
             record.inputs, record.hidden, record.inverse_rms = inputs, hidden, inverse_rms
         return normalised
 
+    def _needed(self, number: int, inputs: "Inputs") -> Tensor | None:
+        """Return the tokens for which anything behind the attention of a block is needed; None for all."""
+        return inputs.needed if number == self._shape.num_layers - 1 else None
+
     def loss_of(self, normalised: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the summed loss, and its gradient with respect to the hidden states that predict a target."""
-        return loss_and_gradient(normalised[batch.predicting], self._head, batch.targets)
+        """Return the summed loss, and its gradient with respect to the hidden states that predict a target.
+
+        Args:
+            normalised: the last hidden states, of all tokens or of those that predict a target.
+            batch: whose targets they predict.
+        """
+        if len(normalised) != len(batch.predicting):
+            normalised = normalised[batch.predicting]
+        return loss_and_gradient(normalised, self._head, batch.targets)
 
     def run_layers_backward(self, record: "Record") -> None:
         """Add to the gradients of the adapters; the record is used up."""
@@ -160,8 +180,8 @@ class FusedDecoder(nn.Module):
             self._use(number, number - 1)
             below = layers[number - 1] if number else None
             assert joined is not None
-            own = record.inputs.drops[number]
-            joined = layers[number].backward(record.tapes.pop(), joined, record.inputs.positions, own, below)
+            own, needed = record.inputs.drops[number], self._needed(number, record.inputs)
+            joined = layers[number].backward(record.tapes.pop(), joined, record.inputs.positions, own, below, needed)
 
     def _use(self, number: int, then: int) -> None:
         """Have the frozen weights of a layer where its products read them, and those of the next one on their way."""
@@ -179,14 +199,20 @@ class FusedDecoder(nn.Module):
 
 
 def spread_gradient(gradient: Tensor, batch: Batch, scale: Tensor, out: Tensor) -> None:
-    """Write the scaled gradient of the hidden states that predict a target to their places, and zeros elsewhere."""
-    out.zero_()
-    out[batch.predicting] = gradient * scale.to(gradient.dtype)
+    """Write the scaled gradient of the hidden states that predict a target to their places, and zeros elsewhere.
 
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device, which nobody waits for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    Args:
+        gradient: [num_targets, hidden_size].
+        batch: whose targets they are.
+        scale: fp32 scalar.
+        out: as many rows as there are tokens, or as there are targets.
+    """
+    scale = scale.to(gradient.dtype)
+    if len(out) == len(gradient):
+        torch.mul(gradient, scale, out=out)
+    else:
+        out.zero_()
+        out[batch.predicting] = gradient * scale
 
 
 def make_table(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, on_host: bool) -> Tensor:
@@ -214,6 +240,7 @@ class Inputs:
     tokens: Tensor  # int64 [tokens]
     positions: Positions
     drops: list[Drops]  # of each layer
+    needed: Tensor | None = None  # int64, the tokens whose last hidden states are needed; None for all
 
 
 class Record:

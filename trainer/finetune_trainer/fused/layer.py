@@ -3,6 +3,9 @@
 The residual stream travels as two tensors, what it was and what a block adds to it; the next norm adds them up while it
 reads them anyway. Kept for the backward pass is what matrix products made; what norms and the gate make of it is made
 again inside the kernels of the backward pass, which read it anyway.
+
+The last block need not compute for all tokens: what follows attention serves a token alone, and only some are trained.
+So it may be told which rows are needed, and what is behind its attention then has those rows only.
 """
 
 from collections.abc import Mapping
@@ -137,34 +140,40 @@ class FusedLayer(nn.Module):
     # --- forward ------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops
+        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops, needed: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tape]:
-        """Return the residual stream before the feed-forward, what that adds to it, and the tape."""
-        attention, output = self._attention(residual, addend, positions, drops)
+        """Return the residual stream before the feed-forward, what that adds to it, and the tape.
+
+        Args:
+            residual: the stream before the block below added to it, [tokens, hidden_size].
+            addend: what that adds; None at the lowest block.
+            positions: of the tokens.
+            drops: of the tokens.
+            needed: int64, the rows that are returned; None returns all.
+        """
+        attention, output = self._attention(residual, addend, positions, drops, needed)
         middle = torch.empty_like(output)
-        feed_forward, joined = self._feed_forward(attention.hidden, output, middle, drops)
+        feed_forward, joined = self._feed_forward(some_rows(attention.hidden, needed), output, middle, drops)
         return middle, self.down.forward(joined), Tape(attention, feed_forward)
 
     def forward_without_tape(
-        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops
+        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops, needed: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` returns, but the block's input in place of the tape, which `backward` makes again.
 
         The feed-forward, whose activations are the widest, is computed for some tokens at a time, here and there.
         """
-        attention, output = self._attention(residual, addend, positions, drops)
-        middle, added = torch.empty_like(output), torch.empty_like(output)
+        attention, output = self._attention(residual, addend, positions, drops, needed)
+        hidden, middle, added = some_rows(attention.hidden, needed), torch.empty_like(output), torch.empty_like(output)
         for some in chunks_of(len(output)):
-            _, joined = self._feed_forward(
-                attention.hidden[some], output[some], middle[some], drops.from_row(some.start)
-            )
+            _, joined = self._feed_forward(hidden[some], output[some], middle[some], drops.from_row(some.start))
             added[some] = self.down.forward(joined)
         return middle, added, attention.hidden
 
     def _attention(
-        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops
+        self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops, needed: Tensor | None
     ) -> tuple[AttentionTape, Tensor]:
-        """Compute attention; return the tape and what it adds to the residual stream."""
+        """Compute attention; return the tape, and what it adds to the residual stream in the rows that are needed."""
         shape = self._shape
         joined = self.qkv.new_input(len(residual))
         hidden, inverse_rms = self._kernels.add_and_normalise(
@@ -174,7 +183,8 @@ class FusedLayer(nn.Module):
         qkv = self.qkv.forward(joined)
         del joined
         attended = self._attend(qkv, positions)
-        output, output_narrow = self.attention_output.forward_apart(attended.output.detach(), drops.output)
+        heads = some_rows(attended.output.detach(), needed)
+        output, output_narrow = self.attention_output.forward_apart(heads, drops.output)
         return AttentionTape(hidden, inverse_rms, attended, qkv_narrow, output_narrow), output
 
     def _feed_forward(
@@ -222,7 +232,13 @@ class FusedLayer(nn.Module):
     # --- backward -----------------------------------------------------------------------------------------------------
 
     def backward(
-        self, tape: Tape | Tensor, joined: Tensor, positions: Positions, drops: Drops, below: "FusedLayer | None"
+        self,
+        tape: Tape | Tensor,
+        joined: Tensor,
+        positions: Positions,
+        drops: Drops,
+        below: "FusedLayer | None",
+        needed: Tensor | None = None,
     ) -> Tensor | None:
         """Add to the adapters' gradients, and return the gradient of the block's input.
 
@@ -232,21 +248,29 @@ class FusedLayer(nn.Module):
             positions: of the forward pass.
             drops: of the forward pass.
             below: the block that gets the gradient, in a buffer of its own; None where nothing needs it.
+            needed: of the forward pass; `joined` has those rows.
         """
         out = self.attention_output.new_gradient(len(joined))
         if isinstance(tape, Tape):
             attention = tape.attention
             self._feed_forward_backward(tape.feed_forward, joined, drops, out)
         else:
-            attention = self._backward_without_tape(tape, joined, positions, drops, out)
-        return self._attention_backward(attention, out, positions, drops, below)
+            attention = self._backward_without_tape(tape, joined, positions, drops, out, needed)
+        return self._attention_backward(attention, out, positions, drops, below, needed)
 
     def _backward_without_tape(
-        self, hidden: Tensor, joined: Tensor, positions: Positions, drops: Drops, out: Tensor
+        self,
+        hidden: Tensor,
+        joined: Tensor,
+        positions: Positions,
+        drops: Drops,
+        out: Tensor,
+        needed: Tensor | None,
     ) -> AttentionTape:
         """Do the backward pass of the feed-forward from the block's input, and return the tape of attention."""
-        attention, output = self._attention(hidden, None, positions, drops)
-        for some in chunks_of(len(hidden)):
+        attention, output = self._attention(hidden, None, positions, drops, needed)
+        hidden = some_rows(hidden, needed)
+        for some in chunks_of(len(output)):
             own, middle = drops.from_row(some.start), torch.empty_like(output[some])
             # The input of the last product is let go at once: it was 118 MB of the peak of an 8B model in NF4.
             tape = self._feed_forward(hidden[some], output[some], middle, own)[0]
@@ -294,13 +318,21 @@ class FusedLayer(nn.Module):
         )
 
     def _attention_backward(
-        self, tape: AttentionTape, joined: Tensor, positions: Positions, drops: Drops, below: "FusedLayer | None"
+        self,
+        tape: AttentionTape,
+        joined: Tensor,
+        positions: Positions,
+        drops: Drops,
+        below: "FusedLayer | None",
+        needed: Tensor | None,
     ) -> Tensor | None:
-        size, tokens = self._shape.hidden_size, len(joined)
+        size, tokens = self._shape.hidden_size, len(tape.hidden)
         linear, attended = self.attention_output, tape.attended
         linear.narrow_gradient(joined)
         gradient = linear.backward(joined, drops.output)
-        linear.add_gradients(joined, attended.output.detach(), tape.output_narrow, self.adapters, drops.output)
+        heads = some_rows(attended.output.detach(), needed)
+        linear.add_gradients(joined, heads, tape.output_narrow, self.adapters, drops.output)
+        gradient, joined = (in_all_rows(matrix, needed, tokens) for matrix in (gradient, joined))
         inner = self.qkv.new_gradient(tokens)
         self._kernels.rotate_backward(
             *attend_backward(attended, gradient),
@@ -319,6 +351,16 @@ class FusedLayer(nn.Module):
         )
         self.qkv.add_gradients(inner, gradient, tape.qkv_narrow, self.adapters, drops.qkv)
         return None if below is None else out
+
+
+def some_rows(matrix: Tensor, needed: Tensor | None) -> Tensor:
+    """Return the rows that are needed, side by side, or the matrix itself where all are."""
+    return matrix if needed is None else matrix[needed]
+
+
+def in_all_rows(matrix: Tensor, needed: Tensor | None, count: int) -> Tensor:
+    """Return a matrix of so many rows with those given at their places and zeros elsewhere."""
+    return matrix if needed is None else matrix.new_zeros(count, matrix.shape[1]).index_copy_(0, needed, matrix)
 
 
 def chunks_of(tokens: int) -> list[slice]:

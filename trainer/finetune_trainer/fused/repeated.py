@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from finetune_trainer.data.batch import Batch
-from finetune_trainer.fused.attention import Documents
-from finetune_trainer.fused.decoder import FusedDecoder, Record, sent, spread_gradient
+from finetune_trainer.fused.attention import Documents, are_short, extents_of, sent
+from finetune_trainer.fused.decoder import FusedDecoder, Record, spread_gradient
 from finetune_trainer.kernels.fallback import fall_back
 from finetune_trainer.passes import LaunchedPasses, Passes
 
@@ -41,12 +41,14 @@ class Layout:
         length: of each, padding included.
         documents: room for so many; 0 where rows are whole.
         longest: tokens that a document may have.
+        is_short: they are so short in the mean that another kernel has them.
     """
 
     rows: int
     length: int
     documents: int = 0
     longest: int = 0
+    is_short: bool = False
 
     @classmethod
     def of(cls, batch: Batch) -> "Layout":
@@ -57,7 +59,7 @@ class Layout:
         count = sum(len(row) for row in batch.document_lengths)
         longest = max(int(row.max()) for row in batch.document_lengths)
         room = min(_power_of_two(longest, SHORTEST_DOCUMENT), length)
-        return cls(rows, length, _power_of_two(count, FEWEST_DOCUMENTS), room)
+        return cls(rows, length, _power_of_two(count, FEWEST_DOCUMENTS), room, are_short(rows * length, count))
 
     def boundaries(self, batch: Batch) -> Tensor:
         """Return where the documents start, int32 [documents + 1] on the CPU; those that are not there at the end."""
@@ -82,9 +84,12 @@ class LayoutGraphs:
         self._tokens, self._places = torch.empty_like(batch.tokens), torch.empty_like(batch.positions)
         documents = Documents(layout.rows)
         self._boundaries: Tensor | None = None
+        self._extents: Tensor | None = None
         if layout.documents:
             self._boundaries = torch.empty(layout.documents + 1, dtype=torch.int32, device=device)
-            documents = Documents(layout.rows, self._boundaries, layout.longest)
+            if layout.is_short:
+                self._extents = torch.empty(2, layout.rows * layout.length, dtype=torch.int32, device=device)
+            documents = Documents(layout.rows, self._boundaries, layout.longest, extents=self._extents)
         # Drawn for their size alone: `RepeatedPasses` sets the generator back.
         seeds = decoder.draw_seeds()
         self._seeds = None if seeds is None else seeds.to(device)
@@ -109,6 +114,9 @@ class LayoutGraphs:
         self._places.copy_(batch.positions)
         if self._boundaries is not None:
             self._boundaries.copy_(sent(self._layout.boundaries(batch), self._boundaries.device))
+        if self._extents is not None:
+            assert batch.document_lengths is not None
+            self._extents.copy_(sent(extents_of(batch.document_lengths), self._extents.device))
         if self._seeds is not None:
             seeds = self._decoder.draw_seeds()
             assert seeds is not None
@@ -135,6 +143,7 @@ class RepeatedPasses(Passes):
     """
 
     def __init__(self, decoder: FusedDecoder) -> None:
+        decoder.leaves_out_untrained = False  # a graph computes as many rows each time
         self._decoder, self._launched = decoder, LaunchedPasses(decoder)
         self._pool: Any = None
         self._kept: dict[Layout, LayoutGraphs] = {}

@@ -18,10 +18,11 @@ from finetune_trainer.fused.decoder import FusedDecoder
 from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
 from finetune_trainer.fused.frozen.nf4 import Nf4
 from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.fused.linear import FusedLinear
 from finetune_trainer.lora import LoraLinear, adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import build_model, read_weights
 from finetune_trainer.sharding import fill_model
-from tests.tiny_run import random_sequence, write_tiny_model
+from tests.tiny_run import all_trained, random_sequence, write_tiny_model
 
 CPU = torch.device("cpu")
 ALL_LINEARS = Lora(rank=4, alpha=8, dropout=0)
@@ -221,6 +222,42 @@ def test_values_that_have_changed_are_used_from_the_next_step_on(tmp_path: Path)
     assert before != pytest.approx(after, rel=1e-4)
     expected = torch.nn.functional.cross_entropy(logits, whole_rows().targets, reduction="sum")
     assert after == pytest.approx(expected.item(), rel=1e-5)  # transformers' loss of the base model
+
+
+@pytest.mark.parametrize("recomputes", [False, True], ids=["activations kept", "computed again"])
+def test_behind_its_attention_the_last_block_computes_trained_tokens_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recomputes: bool
+) -> None:
+    write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, ALL_LINEARS, recomputes)
+    rows: dict[str, list[int]] = {"forward": [], "backward": []}
+    for way, found in rows.items():
+        compute = getattr(FusedLinear, way)
+
+        def counted(
+            linear: FusedLinear, joined: torch.Tensor, *others: Any, found: Any = found, compute: Any = compute
+        ):  # type: ignore[no-untyped-def]
+            if linear in [block.down for block in model.blocks]:
+                found.append(len(joined))
+            return compute(linear, joined, *others)
+
+        monkeypatch.setattr(FusedLinear, way, counted)
+    batch = packed_batch()
+    some = result_of(model, batch)
+    assert batch.tokens.numel() == 40
+    assert len(batch.predicting) == 15
+    assert rows == {"forward": [40, 15], "backward": [15, 40]}
+    model.leaves_out_untrained = False
+    assert_same(result_of(model, batch), some)
+    assert rows["forward"][2:] == [40, 40]
+
+
+def test_where_nearly_all_tokens_are_trained_the_last_block_computes_all(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    model = fused_decoder(tmp_path, ALL_LINEARS)
+    tokens = list(range(20))
+    assert model.inputs_of(all_trained(tokens)).needed is None
+    assert model.inputs_of(all_trained(tokens, *[2] * 10)).needed is not None  # the first of a document is no target
 
 
 def test_a_batch_without_targets_adds_nothing(tmp_path: Path) -> None:

@@ -35,9 +35,10 @@ def test_rows_of_one_document_have_a_layout_without_documents() -> None:
 
 
 def test_numbers_of_documents_are_rounded_up_so_that_few_layouts_do() -> None:
-    few = Layout.of(packed((1000, 700), (30,) * 12))
-    assert few == Layout(rows=2, length=2048, documents=16, longest=2048)  # with the padding of both rows: 16 documents
-    assert Layout.of(packed((1000, 701), (30,) * 13)) == Layout(rows=2, length=2048, documents=32, longest=2048)
+    few, more = Layout.of(packed((1000, 700), (30,) * 12)), Layout.of(packed((1000, 701), (30,) * 13))
+    # The padding of both rows is a document of each.
+    assert few == Layout(rows=2, length=2048, documents=16, longest=2048, is_short=True)
+    assert more == Layout(rows=2, length=2048, documents=32, longest=2048, is_short=True)
     assert Layout.of(packed((200, 31), (100, 100), length=256)).longest == 256
 
 
@@ -77,6 +78,7 @@ def test_without_a_graph_the_training_goes_on_with_the_same_dropout_and_it_is_to
 ) -> None:
     write_tiny_model(tmp_path)
     models = [decoder(tmp_path) for _ in range(2)]
+    models[0].leaves_out_untrained = False  # its last block would drop other values
     expected = gradients(models[0], LaunchedPasses(models[0]))
     repeated = RepeatedPasses(models[1])
     torch.testing.assert_close(gradients(models[1], repeated), expected, rtol=0, atol=0)

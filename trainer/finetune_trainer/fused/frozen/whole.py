@@ -44,8 +44,8 @@ class JoinedWeight(FrozenWeight):
     def forward_apart(self, x: Tensor, narrow: Tensor) -> Tensor:
         """Return x W' + t B' in two products, the adapter's first.
 
-        Added to a product that is rounded already, what an adapter has learnt in its first steps would be less than half
-        of the last bit: 90 % of it would be lost where B is 1e-5. So the large product is added to the small one.
+        Added to a product that is rounded already, what an adapter has learnt in its first steps would be less than
+        half of the last bit: 90 % of it would be lost where B is 1e-5. So the large product is added to the small one.
         """
         if not self.size.columns:
             return x @ self._frozen().T
