@@ -104,12 +104,13 @@ def test_an_attempt_that_came_and_went_before_the_watch_was_back_is_told_of(
         kubectl.run("patch", "pod", "calls-a1-node-0-x7k2p", "--subresource=status", "--type=merge", "-p", running)
         wait_until(lambda: watch.gangs.attempts(job) == {1})
         slow.may_list.clear()
+        # What a new API server has not seen being written it has forgotten, and pods were last written before this.
+        kubectl.apply(config_map("meanwhile"))
         plane.stop_api_server()
         plane.start_api_server()
         kubectl.apply(training_pod(2))
         remove(kubectl, training_pod(2))
         slow.may_list.set()
-        kubectl.apply(config_map("later"))
         wait_until(lambda: len(gaps) == 1)
     assert watch.gangs.overlaps(job) == [
         "pod calls-a2-node-0-x7k2p came and went while nobody could watch, as those of attempt 1 ran or went"

@@ -15,8 +15,8 @@ from typing import Any
 from dev.cluster import certificates
 from dev.cluster.control_plane import ETCD_URL
 
-# Where the API server keeps all objects, and pods. In an embedded cluster something is written every second.
-EVERYTHING, PODS = "/registry/", "/registry/pods/"
+PODS = "/registry/pods/"  # where the API server keeps them
+_EVERY_KEY = base64.b64encode(b"\0").decode()  # as the first and as the end: https://etcd.io/docs/v3.4/learning/api/
 _SILENCE_SECONDS = 30.0
 
 
@@ -65,7 +65,7 @@ class History:
     def _events(self, after: int, until: int) -> Iterator[tuple[str, str, bool]]:
         """Yield each change of an object: PUT or DELETE, its key, and whether it was made by it.
 
-        etcd tells them in their order, so what was written after `until` says that all was told.
+        etcd tells them in their order, and each revision is a change of some object: that of `until` is the last.
         """
         if after >= until:
             return
@@ -74,15 +74,14 @@ class History:
                 raise Forgotten(f"etcd was compacted at {answer['compact_revision']}, after {after}")
             for event in answer.get("events", ()):
                 told = event["kv"]
-                if int(told["mod_revision"]) > until:
-                    return
                 key = base64.b64decode(told["key"]).decode()
                 yield event.get("type", "PUT"), key, told["mod_revision"] == told.get("create_revision")
+                if int(told["mod_revision"]) >= until:
+                    return
 
     def _watch(self, revision: int) -> Iterator[dict[str, Any]]:
         """Yield what a watch answers that begins at a revision: https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/."""
-        beyond = EVERYTHING[:-1] + chr(ord("/") + 1)
-        wanted = {"key": _coded(EVERYTHING), "range_end": _coded(beyond), "start_revision": revision}
+        wanted = {"key": _EVERY_KEY, "range_end": _EVERY_KEY, "start_revision": revision}
         body = json.dumps({"create_request": wanted}).encode()
         request = urllib.request.Request(f"{self._url}/v3/watch", body)
         with urllib.request.urlopen(request, timeout=_SILENCE_SECONDS, context=self._credentials) as answers:
@@ -95,7 +94,3 @@ def history_of_embedded_cluster() -> History:
     credentials = ssl.create_default_context(cafile=str(certificates.CA_CERTIFICATE))
     credentials.load_cert_chain(certificates.ETCD_CLIENT.certificate, certificates.ETCD_CLIENT.key)
     return History(ETCD_URL, credentials)
-
-
-def _coded(key: str) -> str:
-    return base64.b64encode(key.encode()).decode()

@@ -16,7 +16,8 @@ class Stream:
     """A list and then a watch, in a thread of its own.
 
     A watch that is cut goes on behind the last event that it told, so that nothing is missed. Where the API server has
-    forgotten that place, as after it was away, everything is listed anew, and the gap between the two places is told.
+    forgotten that place, as it may have after it was away, everything is listed anew, and the gap between the two
+    places is told.
 
     Args:
         kubectl: reaches the API server.
