@@ -9,6 +9,8 @@ SHARED_CLASS = "shared-fs"
 NETWORK_CLASS = "network-disk"
 TINY_MODEL = "finetune-operator/tiny-random-llama"
 GATED_MODEL = "finetune-operator/tiny-random-llama-gated"
+# Two threads a process for so small a model mostly wait for each other: a step took up to 3 s beside other gangs.
+ONE_THREAD = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
 
 
 def tiny_job(name: str, **overrides: Any) -> Manifest:
@@ -44,7 +46,7 @@ def tiny_job(name: str, **overrides: Any) -> Manifest:
                 "schedule": {"warmupSteps": 1},
                 "logEverySteps": 1,
             },
-            "compute": {"nodes": 2, "device": "cpu"},
+            "compute": {"nodes": 2, "device": "cpu", "resources": ONE_THREAD},
             "evaluation": {"enabled": False},
             "storage": {
                 "shared": {"size": "1Gi", "storageClassName": SHARED_CLASS},

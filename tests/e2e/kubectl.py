@@ -60,7 +60,7 @@ class Kubectl:
         own.sort(key=lambda event: event.get("eventTime") or event["lastTimestamp"])
         return [f"{event['reason']}: {event['message']}" for event in own]
 
-    def wait_for_job(self, name: str, until: Callable[["JobView"], bool], timeout_seconds: float = 240) -> "JobView":
+    def wait_for_job(self, name: str, until: Callable[["JobView"], bool], timeout_seconds: float = 360) -> "JobView":
         """Wait until a FineTuneJob looks as expected; on time-out the failure tells all that a person would look at."""
         deadline = time.monotonic() + timeout_seconds
         for pause_seconds in _pauses():

@@ -10,7 +10,8 @@ from tests.e2e.faults.host import agent_process, rank_process
 from tests.e2e.faults.matrix import Matrix
 from tests.e2e.faults.outcome import Outcome
 from tests.e2e.faults.run import Run
-from tests.e2e.faults.tiny import GRACE_SECONDS, RESOURCES, STEPS_A_CHECKPOINT, TOTAL_STEPS
+from tests.e2e.faults.tiny import GRACE_SECONDS, STEPS_A_CHECKPOINT, TOTAL_STEPS
+from tests.e2e.jobs import ONE_THREAD
 from tests.e2e.kubectl import Manifest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -59,7 +60,7 @@ def freeze_rank(run: Run) -> None:
 
 
 def limited_to(memory_mib: int) -> dict[str, Any]:
-    return {"compute__resources": RESOURCES | {"limits": RESOURCES["limits"] | {"memory": f"{memory_mib}Mi"}}}
+    return {"compute__resources": ONE_THREAD | {"limits": ONE_THREAD["limits"] | {"memory": f"{memory_mib}Mi"}}}
 
 
 def _worker(run: Run) -> Manifest:

@@ -9,8 +9,6 @@ STEPS_A_CHECKPOINT = 10
 # Processes get half of it for their last checkpoint.
 GRACE_SECONDS = 20
 
-RESOURCES = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
-
 SPEC = {
     "training__epochs": TOTAL_STEPS // 4,
     "training__maxStepsPerEpoch": 4,
@@ -20,8 +18,6 @@ SPEC = {
     "training__activationCheckpointing": False,
     # What is dropped follows from seed and step, so that a run which went on elsewhere shows where it erred.
     "lora__dropout": 0.1,
-    # One thread a process: two for so small a model mostly wait for each other.
-    "compute__resources": RESOURCES,
     "checkpoint": {"everySteps": STEPS_A_CHECKPOINT, "keep": 2},
     "storage": {"shared": {"size": "1Gi", "storageClassName": SHARED_CLASS}},
     "runPolicy": {"terminationGracePeriodSeconds": GRACE_SECONDS},
