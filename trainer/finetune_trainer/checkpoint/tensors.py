@@ -4,6 +4,10 @@ import os
 import re
 from pathlib import Path
 
+# NB: safetensors asks numpy for this module when it writes, and numpy loads it when it is first asked. Of two threads
+# that write at once one may not find it where the other has just loaded it, and asks again until RecursionError ends
+# the training: https://github.com/python/cpython/issues/149728. So it is loaded here, before there are threads.
+import numpy.ctypeslib  # noqa: F401
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
