@@ -6,6 +6,7 @@ torchrun passes on an exit code only, so each process writes its error to a file
 import json
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,7 +38,13 @@ def explain(error: Exception, advise_on_memory: Callable[[], str]) -> TrainerErr
             f"another process was lost, or the network between them: {first_line(error)}. The pod that ended first "
             "says more",
         )
-    return TrainerError(Reason.ERROR, f"{type(error).__name__}: {error}")
+    return TrainerError(Reason.ERROR, f"{type(error).__name__}: {error}{_place_of(error)}")
+
+
+def _place_of(error: Exception) -> str:
+    """Return which of our lines an error nobody has foreseen came from, as its log may go with its pod."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if __package__ in Path(frame.filename).parts]
+    return f" (in {own[-1].name}, {Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def first_line(error: Exception) -> str:

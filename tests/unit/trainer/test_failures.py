@@ -41,6 +41,14 @@ def test_an_error_is_explained(error: Exception, reason: Reason, message: str) -
     assert re.search(message, explained.message)
 
 
+def test_an_error_nobody_has_foreseen_is_told_with_the_line_that_it_came_from(tmp_path: Path) -> None:
+    (tmp_path / "rank-0.json").write_text("no JSON")
+    with pytest.raises(json.JSONDecodeError) as caught:
+        first_failure(tmp_path, {0: 1})
+    explained = explain(caught.value, lambda: "It fits with less")
+    assert re.search(r"^JSONDecodeError: .* \(in <genexpr>, failures\.py:\d+\)$", explained.message)
+
+
 def test_the_cause_comes_before_the_lost_connections_that_follow_from_it(tmp_path: Path) -> None:
     write_failure(tmp_path, 0, TrainerError(Reason.COLLECTIVE_FAILED, "peer lost"))
     write_failure(tmp_path, 1, TrainerError(Reason.DIVERGED, "loss is nan", step=7, checkpoint="step-5"))
