@@ -161,20 +161,7 @@ class Product:
             c_size_t(sizeof(size)),
         )
         found = (Found * most)()
-        right, left, result = self._layouts
-        call(
-            "cublasLtMatmulAlgoGetHeuristic",
-            handle(),
-            self._description,
-            right,
-            left,
-            result,
-            result,
-            preference,
-            c_int(most),
-            found,
-            byref(count),
-        )
+        call("cublasLtMatmulAlgoGetHeuristic", *self._asked_for(), preference, c_int(most), found, byref(count))
         call("cublasLtMatmulPreferenceDestroy", preference)
         return [each for each in found[: count.value] if each.status == 0]
 
@@ -196,21 +183,16 @@ class Product:
         Raises:
             CublasLtError: it cannot compute this product, or not in the workspace.
         """
-        found, (right, left, result) = Found(), self._layouts
-        call(
-            "cublasLtMatmulAlgoCheck",
-            handle(),
-            self._description,
-            right,
-            left,
-            result,
-            result,
-            byref(algorithm),
-            byref(found),
-        )
+        found = Found()
+        call("cublasLtMatmulAlgoCheck", *self._asked_for(), byref(algorithm), byref(found))
         if found.workspace_bytes > WORKSPACE_BYTES:
             raise CublasLtError(f"{found.workspace_bytes} bytes of workspace are needed")
         return found
+
+    def _asked_for(self) -> tuple[c_void_p, ...]:
+        """Return how the product is named to functions that ask about it; the result is what it is added to as well."""
+        right, left, result = self._layouts
+        return handle(), self._description, right, left, result, result
 
     def compute(self, left: Tensor, right: Tensor, result: Tensor, algorithm: Algorithm) -> Tensor:
         """Write the product by an algorithm, and return it."""
