@@ -28,6 +28,10 @@ class Blocks(NamedTuple):
     num_warps: int
     num_stages: int
 
+    def settings(self) -> dict[str, int]:
+        """Return them as a kernel is given them."""
+        return {"QUERIES": self.queries, "KEYS": self.keys, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
 
 # The fastest of six each on an H100, for documents of 250 and of 1,024 tokens: `benchmarks.trainer.document_attention`.
 FORWARD = Blocks(queries=64, keys=64, num_warps=4, num_stages=3)
@@ -40,8 +44,7 @@ def attend_in_documents(queries: Tensor, keys: Tensor, values: Tensor, starts: T
     tokens, num_heads, head_dim = queries.shape
     output = queries.new_empty(tokens, num_heads * head_dim)
     log_sums = torch.empty(num_heads, tokens, dtype=torch.float32, device=queries.device)
-    blocks = FORWARD
-    _forward[(triton.cdiv(tokens, blocks.queries), num_heads)](
+    _forward[(triton.cdiv(tokens, FORWARD.queries), num_heads)](
         queries,
         keys,
         values,
@@ -54,10 +57,7 @@ def attend_in_documents(queries: Tensor, keys: Tensor, values: Tensor, starts: T
         LOG2_E / math.sqrt(head_dim),
         GROUP=num_heads // keys.shape[1],
         SIZE=head_dim,
-        QUERIES=blocks.queries,
-        KEYS=blocks.keys,
-        num_warps=blocks.num_warps,
-        num_stages=blocks.num_stages,
+        **FORWARD.settings(),
     )
     return output, log_sums
 
@@ -80,8 +80,7 @@ def attend_in_documents_backward(
     )
     along = torch.empty_like(log_sums)
     sizes = {"GROUP": num_heads // num_kv_heads, "SIZE": head_dim}
-    blocks = OF_QUERIES
-    _backward_of_queries[(triton.cdiv(tokens, blocks.queries), num_heads)](
+    _backward_of_queries[(triton.cdiv(tokens, OF_QUERIES.queries), num_heads)](
         queries,
         keys,
         values,
@@ -97,13 +96,9 @@ def attend_in_documents_backward(
         tokens,
         1.0 / math.sqrt(head_dim),
         **sizes,
-        QUERIES=blocks.queries,
-        KEYS=blocks.keys,
-        num_warps=blocks.num_warps,
-        num_stages=blocks.num_stages,
+        **OF_QUERIES.settings(),
     )
-    blocks = OF_KEYS
-    _backward_of_keys[(triton.cdiv(tokens, blocks.keys), num_kv_heads)](
+    _backward_of_keys[(triton.cdiv(tokens, OF_KEYS.keys), num_kv_heads)](
         queries,
         keys,
         values,
@@ -120,10 +115,7 @@ def attend_in_documents_backward(
         tokens,
         1.0 / math.sqrt(head_dim),
         **sizes,
-        QUERIES=blocks.queries,
-        KEYS=blocks.keys,
-        num_warps=blocks.num_warps,
-        num_stages=blocks.num_stages,
+        **OF_KEYS.settings(),
     )
     return by_queries, by_keys, by_values
 
@@ -161,7 +153,7 @@ def _forward(
         there, place = columns < num_tokens, columns.to(tl.int64) * kv_stride + shared
         key = tl.load(keys + place[None, :] + features[:, None], mask=there[None, :], other=0.0)
         score = tl.dot(query, key, input_precision="ieee") * scale
-        seen = (columns[None, :] <= rows[:, None]) & (columns[None, :] >= start[:, None])
+        seen = _sees(rows[:, None], columns[None, :], start[:, None])
         score = tl.where(seen, score, float("-inf"))
         larger = tl.maximum(largest, tl.max(score, 1))
         shrink = tl.exp2(largest - larger)
@@ -211,7 +203,7 @@ def _backward_of_queries(
     of_row = head.to(tl.int64) * num_tokens + rows
     tl.store(along + of_row, common, mask=inside)
     log_sum = tl.load(log_sums + of_row, mask=inside, other=0.0)
-    shared, to_bits = (head // GROUP) * SIZE, scale * 1.4426950408889634
+    shared = (head // GROUP) * SIZE
     result = tl.zeros((QUERIES, SIZE), dtype=tl.float32)
     for begin in range(tl.load(starts + first), tl.minimum(first + QUERIES, num_tokens), KEYS):
         columns = begin + tl.arange(0, KEYS)
@@ -220,8 +212,8 @@ def _backward_of_queries(
         value = tl.load(values + place_kv[:, None] + features[None, :], mask=there[:, None], other=0.0)
         score = tl.dot(query, tl.trans(key), input_precision="ieee")
         by_share = tl.dot(incoming, tl.trans(value), input_precision="ieee")
-        seen = (columns[None, :] <= rows[:, None]) & (columns[None, :] >= start[:, None])
-        share = tl.where(seen, tl.exp2(score * to_bits - log_sum[:, None]), 0.0)
+        seen = _sees(rows[:, None], columns[None, :], start[:, None])
+        share = _share_again(score, scale, log_sum[:, None], seen)
         by_score = share * (by_share - common[:, None])
         result = tl.dot(by_score.to(key.dtype), key, result, input_precision="ieee")
     tl.store(by_queries + place, result * scale, mask=inside[:, None])
@@ -256,7 +248,6 @@ def _backward_of_keys(
     key = tl.load(keys + place, mask=there[:, None], other=0.0)
     value = tl.load(values + place, mask=there[:, None], other=0.0)
     end = tl.load(ends + tl.minimum(first + KEYS, num_tokens) - 1)
-    to_bits = scale * 1.4426950408889634
     of_key = tl.zeros((KEYS, SIZE), dtype=tl.float32)
     of_value = tl.zeros((KEYS, SIZE), dtype=tl.float32)
     for head in range(kv_head * GROUP, kv_head * GROUP + GROUP):
@@ -274,11 +265,23 @@ def _backward_of_keys(
             start = tl.load(starts + rows, mask=inside, other=num_tokens)
             score = tl.dot(key, tl.trans(query), input_precision="ieee")
             by_share = tl.dot(value, tl.trans(incoming), input_precision="ieee")
-            seen = (columns[:, None] <= rows[None, :]) & (columns[:, None] >= start[None, :])
-            share = tl.where(seen, tl.exp2(score * to_bits - log_sum[None, :]), 0.0)
+            seen = _sees(rows[None, :], columns[:, None], start[None, :])
+            share = _share_again(score, scale, log_sum[None, :], seen)
             of_value = tl.dot(share.to(incoming.dtype), incoming, of_value, input_precision="ieee")
             by_score = share * (by_share - common[None, :])
             of_key = tl.dot(by_score.to(query.dtype), query, of_key, input_precision="ieee")
     place = wide_columns[:, None] * (tl.num_programs(1) * SIZE) + kv_head * SIZE + features[None, :]
     tl.store(by_keys + place, of_key * scale, mask=there[:, None])
     tl.store(by_values + place, of_value, mask=there[:, None])
+
+
+@triton.jit
+def _sees(row, column, start):
+    """Whether a token sees another: one of its own document that is not behind it."""
+    return (column <= row) & (column >= start)
+
+
+@triton.jit
+def _share_again(score, scale, log_sum, seen):
+    """Return the share that the forward pass gave a token; the factor is LOG2_E, which a kernel cannot read."""
+    return tl.where(seen, tl.exp2(score * (scale * 1.4426950408889634) - log_sum), 0.0)
