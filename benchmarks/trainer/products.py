@@ -15,19 +15,17 @@ import argparse
 import json
 import statistics
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from unittest.mock import patch
 
-import pynvml
 import torch
 from torch import Tensor
 
 from benchmarks.trainer.cublaslt import Algorithm, CublasLtError, Operand, Product, configuration
+from benchmarks.trainer.gpu_watch import GpuWatch
 from benchmarks.trainer.shapes import SHAPES
 from benchmarks.trainer.step import GPU, Configuration, Step, open_step, run_steps
 from finetune_trainer.architecture import parse_config
@@ -37,35 +35,10 @@ from finetune_trainer.kernels import kernels_for
 from finetune_trainer.planner.memory import LOSS_CHUNK_TOKENS
 
 TOKENS, HIDDEN, INNER, QKV, VOCABULARY, LAYERS = 8192, 4096, 14336, 6144, 128256, 32
-POWER_NOW = 186  # NVML_FI_DEV_POWER_INSTANT: nvmlDeviceGetPowerUsage is the mean of a second
 SAMPLE_SECONDS = 0.01
 MOST_FOUND, MOST_VARIED = 32, 4
 FINALISTS = 6  # an even number
 LEAST_GAIN = 1.003  # that a choice is made for
-
-
-class Meter:
-    """Reads power and clock all the time."""
-
-    def __init__(self) -> None:
-        pynvml.nvmlInit()
-        self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-        self._samples: list[tuple[float, float, float]] = []
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            now = time.perf_counter()
-            milliwatts = pynvml.nvmlDeviceGetFieldValues(self._gpu, [POWER_NOW])[0].value.uiVal
-            milliwatts = milliwatts or pynvml.nvmlDeviceGetPowerUsage(self._gpu)
-            clock = pynvml.nvmlDeviceGetClockInfo(self._gpu, pynvml.NVML_CLOCK_SM)
-            self._samples.append((now, milliwatts / 1000, clock))
-            time.sleep(SAMPLE_SECONDS)
-
-    def means(self, start: float, end: float) -> tuple[float, float]:
-        """Return watts and MHz of the second half of a time."""
-        late = [sample for sample in self._samples if (start + end) / 2 <= sample[0] <= end] or self._samples[-1:]
-        return statistics.mean(watts for _, watts, _ in late), statistics.mean(clock for _, _, clock in late)
 
 
 @dataclass(frozen=True)
@@ -149,19 +122,25 @@ class Held:
     megahertz: float
 
 
-def hold(compute: Compute, seconds_each: float, for_seconds: float, meter: Meter) -> Held:
+def hold(compute: Compute, seconds_each: float, for_seconds: float) -> Held:
     times = max(1, round(for_seconds / seconds_each))
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start = time.perf_counter()
-    first.record()
-    for _ in range(times):
-        compute()
-    last.record()
-    last.synchronize()
-    return Held(first.elapsed_time(last) / 1000 / times, *meter.means(start, time.perf_counter()))
+    with watching() as watch:
+        first.record()
+        for _ in range(times):
+            compute()
+        last.record()
+        last.synchronize()
+    means = watch.means()
+    return Held(first.elapsed_time(last) / 1000 / times, means["power_watts"], means["clock_mhz"])
 
 
-def search(case: Case, for_seconds: float, rounds: int, meter: Meter, choices: Choices) -> None:
+def watching() -> GpuWatch:
+    """Return what reads power and clock of a measurement that takes less than a second."""
+    return GpuWatch(SAMPLE_SECONDS, is_instant=True)
+
+
+def search(case: Case, for_seconds: float, rounds: int, choices: Choices) -> None:
     """Look for the best algorithm of a product, and add it to the choices if it is better than PyTorch's."""
     left, right, result = case.make()
     product = Product.of(left, right, result)
@@ -176,7 +155,7 @@ def search(case: Case, for_seconds: float, rounds: int, meter: Meter, choices: C
     print(json.dumps(line), flush=True)
 
     finalists = [Contestant(computes[number], seconds[number + 1]) for number in best]
-    defaults = hold_in_turn(Contestant(default, seconds[0]), finalists, for_seconds, rounds, meter)
+    defaults = hold_in_turn(Contestant(default, seconds[0]), finalists, for_seconds, rounds)
     print(json.dumps(told(case.name, "PyTorch's choice", flops, defaults, 1.0)), flush=True)
     for number, finalist in zip(best, finalists, strict=True):
         line = told(case.name, f"candidate {number}", flops, finalist.held, finalist.gain)
@@ -211,16 +190,14 @@ class Contestant:
         return statistics.mean(self.gains)
 
 
-def hold_in_turn(
-    default: Contestant, finalists: Sequence[Contestant], for_seconds: float, rounds: int, meter: Meter
-) -> list[Held]:
+def hold_in_turn(default: Contestant, finalists: Sequence[Contestant], for_seconds: float, rounds: int) -> list[Held]:
     """Compute all for some time each, PyTorch's choice before and after every two; return what that took."""
 
     def held(contestant: Contestant) -> Held:
-        contestant.held.append(hold(contestant.compute, contestant.seconds, for_seconds, meter))
+        contestant.held.append(hold(contestant.compute, contestant.seconds, for_seconds))
         return contestant.held[-1]
 
-    hold(default.compute, default.seconds, for_seconds, meter)
+    hold(default.compute, default.seconds, for_seconds)
     for _ in range(rounds):
         before = held(default)
         for first, second in zip(finalists[::2], finalists[1::2], strict=True):
@@ -301,29 +278,27 @@ class ChosenProducts:
         return total, gradient
 
 
-def measure_step(name: str, step: Step, configuration_: Configuration, meter: Meter, patches: Sequence[object]) -> None:
+def measure_step(name: str, step: Step, configuration_: Configuration, patches: Sequence[object]) -> None:
     """Print how fast the step goes."""
     shape = parse_config(SHAPES[configuration_.shape])
     with ExitStack() as stack:
         for change in patches:
             stack.enter_context(change)  # type: ignore[arg-type]
-        start = time.perf_counter()
-        seconds, losses = run_steps(step, configuration_, shape)
-        watts, megahertz = meter.means(start, time.perf_counter())
+        with watching() as watch:
+            seconds, losses = run_steps(step, configuration_, shape)
     line = {
         "step": name,
         "tokens_per_second": round(TOKENS / statistics.median(seconds)),
-        "watts": round(watts),
-        "megahertz": round(megahertz),
+        **watch.means(),
         "losses": [round(losses[0], 4), round(losses[-1], 4)],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
     }
     print(json.dumps(line), flush=True)
 
 
-def with_library(name: str, step: Step, configuration_: Configuration, meter: Meter) -> None:
+def with_library(name: str, step: Step, configuration_: Configuration) -> None:
     torch.backends.cuda.preferred_blas_library(name)
-    measure_step(f"preferred library {name}", step, configuration_, meter, [])
+    measure_step(f"preferred library {name}", step, configuration_, [])
     torch.backends.cuda.preferred_blas_library("default")
 
 
@@ -335,18 +310,18 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--only", help="products whose names hold this")
     arguments = parser.parse_args()
-    meter, configuration_ = Meter(), Configuration(warm_up=2, steps=arguments.steps)
+    configuration_ = Configuration(warm_up=2, steps=arguments.steps)
     step = open_step(parse_config(SHAPES[configuration_.shape]), configuration_)
     for name in ("default", "default", "cublaslt", "default", "cublaslt"):
-        with_library(name, step, configuration_, meter)
+        with_library(name, step, configuration_)
     choices: Choices = {}
     for case in CASES:
         if arguments.only is None or arguments.only in case.name:
-            search(case, arguments.seconds, arguments.rounds, meter, choices)
+            search(case, arguments.seconds, arguments.rounds, choices)
     for _ in range(3):
-        measure_step("PyTorch's choices", step, configuration_, meter, [])
+        measure_step("PyTorch's choices", step, configuration_, [])
         chosen = ChosenProducts(choices)
-        measure_step(f"{len(choices)} chosen", step, configuration_, meter, chosen.patches())
+        measure_step(f"{len(choices)} chosen", step, configuration_, chosen.patches())
         print(json.dumps({"products by a choice": chosen.counts[True], "others": chosen.counts[False]}), flush=True)
     return 0
 
