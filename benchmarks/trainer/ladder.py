@@ -18,21 +18,21 @@ from torch import Tensor
 from benchmarks.trainer.step import Configuration, measure
 from finetune_trainer.fused import attention, decoder, layer, linear
 from finetune_trainer.fused.frozen import whole
+from finetune_trainer.fused.frozen.weight import Operand
 from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import plain
 
 STEPS = 12
 
 
-def forward_in_two_products(self: WholeWeight, joined: Tensor, _: Tensor | None) -> Tensor:
+def forward_in_two_products(self: WholeWeight, operand: Operand, _: Tensor | None) -> Tensor:
     """Add the adapter's part to the output in a pass of its own."""
-    return self.forward_apart(joined[:, : self.size.inputs], joined[:, self.size.inputs :])
+    return self.forward_apart(operand.joined[:, : self.size.inputs], operand.joined[:, self.size.inputs :])
 
 
-def backward_in_two_products(self: WholeWeight, joined: Tensor) -> Tensor:
+def backward_in_two_products(self: WholeWeight, operand: Operand) -> Tensor:
     """Add the adapter's part to the gradient in a pass of its own."""
-    gradient = self.backward_frozen(joined[:, : self.size.outputs])
-    return gradient.addmm_(joined[:, self.size.outputs :], self.matrix_a)
+    return self.backward_frozen(operand).addmm_(operand.joined[:, self.size.outputs :], self.matrix_a)
 
 
 WITHOUT: dict[str, list[Callable[[], object]]] = {

@@ -30,6 +30,7 @@ from benchmarks.trainer.shapes import SHAPES
 from benchmarks.trainer.step import GPU, Configuration, Step, open_step, run_steps
 from finetune_trainer.architecture import parse_config
 from finetune_trainer.fused import decoder
+from finetune_trainer.fused.frozen.weight import Operand as LeftFactor
 from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.planner.memory import LOSS_CHUNK_TOKENS
@@ -256,11 +257,11 @@ class ChosenProducts:
     def patches(self) -> list[object]:
         """Return what has the step compute by this, but for attention's output, which is added to its adapter's."""
 
-        def forward(weight: WholeWeight, joined: Tensor, _: Tensor | None) -> Tensor:
-            return self.multiply(joined, weight.buffer()[: weight.size.outputs].T)
+        def forward(weight: WholeWeight, operand: LeftFactor, _: Tensor | None) -> Tensor:
+            return self.multiply(operand.joined, weight.buffer()[: weight.size.outputs].T)
 
-        def backward(weight: WholeWeight, joined: Tensor) -> Tensor:
-            return self.multiply(joined, weight.buffer()[:, : weight.size.inputs])
+        def backward(weight: WholeWeight, operand: LeftFactor) -> Tensor:
+            return self.multiply(operand.joined, weight.buffer()[:, : weight.size.inputs])
 
         return [
             patch.object(WholeWeight, "forward", forward),

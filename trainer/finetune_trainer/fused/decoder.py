@@ -13,7 +13,7 @@ from finetune_trainer.contract.spec import Lora
 from finetune_trainer.data.batch import Batch
 from finetune_trainer.filling import Destination
 from finetune_trainer.fused.attention import Documents, documents_of, sent
-from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, Places
+from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, Operand, Places
 from finetune_trainer.fused.frozen.whole import Whole
 from finetune_trainer.fused.layer import Drops, FusedLayer, Positions, Tape
 from finetune_trainer.fused.linear import Drop
@@ -175,27 +175,31 @@ class FusedDecoder(nn.Module):
     def run_layers_backward(self, record: "Record") -> None:
         """Add to the gradients of the adapters; the record is used up."""
         layers = self.blocks
-        joined: Tensor | None = self._last_norm_backward(record)
+        incoming: Operand | None = self._last_norm_backward(record)
         for number in reversed(range(len(layers))):
             self._use(number, number - 1)
             below = layers[number - 1] if number else None
-            assert joined is not None
+            assert incoming is not None
             own, needed = record.inputs.drops[number], self._needed(number, record.inputs)
-            joined = layers[number].backward(record.tapes.pop(), joined, record.inputs.positions, own, below, needed)
+            incoming = layers[number].backward(
+                record.tapes.pop(), incoming, record.inputs.positions, own, below, needed
+            )
 
     def _use(self, number: int, then: int) -> None:
         """Have the frozen weights of a layer where its products read them, and those of the next one on their way."""
         if self._spread is not None:
             self._spread.use(number, then if 0 <= then < self._shape.num_layers else None)
 
-    def _last_norm_backward(self, record: "Record") -> Tensor:
-        """Return the gradient of the residual stream before the last norm, in the buffer that the last block wants."""
-        joined = self.blocks[-1].down.new_gradient(len(record.gradient))
-        stream = joined[:, : self._shape.hidden_size]
+    def _last_norm_backward(self, record: "Record") -> Operand:
+        """Return the gradient of the residual stream before the last norm, in the buffers that the last block wants."""
+        incoming = self.blocks[-1].new_incoming(len(record.gradient))
+        stream = incoming.joined[:, : self._shape.hidden_size]
         stream.zero_()
-        self._kernels.normalise_backward(record.gradient, record.hidden, record.inverse_rms, self._norm, stream, stream)
+        self._kernels.normalise_backward(
+            record.gradient, record.hidden, record.inverse_rms, self._norm, stream, stream, incoming.rounded
+        )
         del record.hidden, record.gradient
-        return joined
+        return incoming
 
 
 def spread_gradient(gradient: Tensor, batch: Batch, scale: Tensor, out: Tensor) -> None:

@@ -19,7 +19,7 @@ from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.filling import Destination
 from finetune_trainer.fused.attention import Attended, Documents, attend, attend_backward
-from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.fused.frozen.weight import FrozenFormat, Operand
 from finetune_trainer.fused.linear import Drop, FusedLinear, LowRank, gradient_of
 from finetune_trainer.kernels import kernels_for
 from finetune_trainer.lora import TUNE_NAMES
@@ -153,8 +153,8 @@ class FusedLayer(nn.Module):
         """
         attention, output = self._attention(residual, addend, positions, drops, needed)
         middle = torch.empty_like(output)
-        feed_forward, joined = self._feed_forward(some_rows(attention.hidden, needed), output, middle, drops)
-        return middle, self.down.forward(joined), Tape(attention, feed_forward)
+        feed_forward, gated = self._feed_forward(some_rows(attention.hidden, needed), output, middle, drops)
+        return middle, self.down.forward(gated), Tape(attention, feed_forward)
 
     def forward_without_tape(
         self, residual: Tensor, addend: Tensor | None, positions: Positions, drops: Drops, needed: Tensor | None = None
@@ -166,8 +166,8 @@ class FusedLayer(nn.Module):
         attention, output = self._attention(residual, addend, positions, drops, needed)
         hidden, middle, added = some_rows(attention.hidden, needed), torch.empty_like(output), torch.empty_like(output)
         for some in chunks_of(len(output)):
-            _, joined = self._feed_forward(hidden[some], output[some], middle[some], drops.from_row(some.start))
-            added[some] = self.down.forward(joined)
+            _, gated = self._feed_forward(hidden[some], output[some], middle[some], drops.from_row(some.start))
+            added[some] = self.down.forward(gated)
         return middle, added, attention.hidden
 
     def _attention(
@@ -175,13 +175,14 @@ class FusedLayer(nn.Module):
     ) -> tuple[AttentionTape, Tensor]:
         """Compute attention; return the tape, and what it adds to the residual stream in the rows that are needed."""
         shape = self._shape
-        joined = self.qkv.new_input(len(residual))
+        operand = self.qkv.new_input(len(residual))
+        normalised = operand.joined[:, : shape.hidden_size]
         hidden, inverse_rms = self._kernels.add_and_normalise(
-            residual, addend, self.attention_norm, shape.norm_epsilon, joined[:, : shape.hidden_size]
+            residual, addend, self.attention_norm, shape.norm_epsilon, normalised, None, operand.rounded
         )
-        qkv_narrow = self.qkv.narrow(joined, drops.qkv)
-        qkv = self.qkv.forward(joined)
-        del joined
+        qkv_narrow = self.qkv.narrow(operand, drops.qkv)
+        qkv = self.qkv.forward(operand)
+        del operand, normalised
         attended = self._attend(qkv, positions)
         heads = some_rows(attended.output.detach(), needed)
         output, output_narrow = self.attention_output.forward_apart(heads, drops.output)
@@ -189,7 +190,7 @@ class FusedLayer(nn.Module):
 
     def _feed_forward(
         self, hidden: Tensor, output: Tensor, middle: Tensor, drops: Drops
-    ) -> tuple[FeedForwardTape, Tensor]:
+    ) -> tuple[FeedForwardTape, Operand]:
         """Compute the feed-forward but for its last product, which no tape needs.
 
         Args:
@@ -202,16 +203,18 @@ class FusedLayer(nn.Module):
             the tape, and the input of the last product.
         """
         shape, kernels, tokens = self._shape, self._kernels, len(hidden)
-        joined = self.gate_and_up.new_input(tokens)
+        operand = self.gate_and_up.new_input(tokens)
+        normalised = operand.joined[:, : shape.hidden_size]
         _, inverse_rms = kernels.add_and_normalise(
-            hidden, output, self.feed_forward_norm, shape.norm_epsilon, joined[:, : shape.hidden_size], middle
+            hidden, output, self.feed_forward_norm, shape.norm_epsilon, normalised, middle, operand.rounded
         )
-        gate_and_up_narrow = self.gate_and_up.narrow(joined, drops.gate_and_up)
-        gate_and_up = self.gate_and_up.forward(joined)
-        joined = self.down.new_input(tokens)
-        kernels.gate(gate_and_up, joined[:, : shape.intermediate_size])
-        down_narrow = self.down.narrow(joined, drops.down)
-        return FeedForwardTape(middle, inverse_rms, gate_and_up, gate_and_up_narrow, down_narrow), joined
+        gate_and_up_narrow = self.gate_and_up.narrow(operand, drops.gate_and_up)
+        gate_and_up = self.gate_and_up.forward(operand)
+        del operand, normalised
+        gated = self.down.new_input(tokens)
+        kernels.gate(gate_and_up, gated.joined[:, : shape.intermediate_size], gated.rounded)
+        down_narrow = self.down.narrow(gated, drops.down)
+        return FeedForwardTape(middle, inverse_rms, gate_and_up, gate_and_up_narrow, down_narrow), gated
 
     def _attend(self, qkv: Tensor, positions: Positions) -> Attended:
         shape = self._shape
@@ -234,37 +237,41 @@ class FusedLayer(nn.Module):
     def backward(
         self,
         tape: Tape | Tensor,
-        joined: Tensor,
+        incoming: Operand,
         positions: Positions,
         drops: Drops,
         below: "FusedLayer | None",
         needed: Tensor | None = None,
-    ) -> Tensor | None:
+    ) -> Operand | None:
         """Add to the adapters' gradients, and return the gradient of the block's input.
 
         Args:
             tape: of the forward pass, or the block's input.
-            joined: gradient of the residual stream behind the block, in a buffer of `down.new_gradient`.
+            incoming: gradient of the residual stream behind the block, in the buffers of `new_incoming`.
             positions: of the forward pass.
             drops: of the forward pass.
-            below: the block that gets the gradient, in a buffer of its own; None where nothing needs it.
-            needed: of the forward pass; `joined` has those rows.
+            below: the block that gets the gradient, in buffers of its own; None where nothing needs it.
+            needed: of the forward pass; `incoming` has those rows.
         """
-        out = self.attention_output.new_gradient(len(joined))
+        out = self.attention_output.new_gradient(len(incoming.joined), writer_rounds=True)
         if isinstance(tape, Tape):
             attention = tape.attention
-            self._feed_forward_backward(tape.feed_forward, joined, drops, out)
+            self._feed_forward_backward(tape.feed_forward, incoming, drops, out)
         else:
-            attention = self._backward_without_tape(tape, joined, positions, drops, out, needed)
+            attention = self._backward_without_tape(tape, incoming, positions, drops, out, needed)
         return self._attention_backward(attention, out, positions, drops, below, needed)
+
+    def new_incoming(self, tokens: int) -> Operand:
+        """Return empty buffers for the gradient of the residual stream behind the block."""
+        return self.down.new_gradient(tokens, writer_rounds=True)
 
     def _backward_without_tape(
         self,
         hidden: Tensor,
-        joined: Tensor,
+        incoming: Operand,
         positions: Positions,
         drops: Drops,
-        out: Tensor,
+        out: Operand,
         needed: Tensor | None,
     ) -> AttentionTape:
         """Do the backward pass of the feed-forward from the block's input, and return the tape of attention."""
@@ -274,28 +281,30 @@ class FusedLayer(nn.Module):
             own, middle = drops.from_row(some.start), torch.empty_like(output[some])
             # The input of the last product is let go at once: it was 118 MB of the peak of an 8B model in NF4.
             tape = self._feed_forward(hidden[some], output[some], middle, own)[0]
-            self._feed_forward_backward(tape, joined[some], own, out[some])
+            self._feed_forward_backward(tape, incoming.of_tokens(some), own, out.of_tokens(some))
         return attention
 
-    def _feed_forward_backward(self, tape: FeedForwardTape, joined: Tensor, drops: Drops, out: Tensor) -> None:
-        """Write the gradient of the residual stream before the feed-forward into a buffer of attention's output."""
+    def _feed_forward_backward(self, tape: FeedForwardTape, incoming: Operand, drops: Drops, out: Operand) -> None:
+        """Write the gradient of the residual stream before the feed-forward into buffers of attention's output."""
         size = self._shape.hidden_size
-        self.down.narrow_gradient(joined)
-        gradient = self.down.backward(joined, drops.down)
-        inner = self.gate_and_up.new_gradient(len(joined))
+        self.down.narrow_gradient(incoming)
+        gradient = self.down.backward(incoming, drops.down)
         at_once = drops.down is None and self._adds_gradients_at_the_gate
+        # A program of the kernel that also adds to the adapters' gradients never sees a whole row.
+        inner = self.gate_and_up.new_gradient(len(gradient), writer_rounds=not at_once)
         if at_once:
-            self._gate_backward_with_adapters(tape, joined, gradient, inner)
+            self._gate_backward_with_adapters(tape, incoming.joined, gradient, inner.joined)
         else:
-            wants_product = bool(self.down.slots)
-            self._kernels.gate_backward(tape.gate_and_up, gradient, inner[:, : self.gate_and_up.outputs], wants_product)
-            self.down.add_gradients_of_a(joined, gradient, self.adapters, drops.down)
-        self.down.add_gradients_of_b(joined, tape.down_narrow, self.adapters)
+            gates, wants_product = inner.joined[:, : self.gate_and_up.outputs], bool(self.down.slots)
+            self._kernels.gate_backward(tape.gate_and_up, gradient, gates, wants_product, inner.rounded)
+            self.down.add_gradients_of_a(incoming, gradient, self.adapters, drops.down)
+        self.down.add_gradients_of_b(incoming, tape.down_narrow, self.adapters)
 
         self.gate_and_up.narrow_gradient(inner)
         gradient = self.gate_and_up.backward(inner, drops.gate_and_up)
+        behind, before = incoming.joined[:, :size], out.joined[:, :size]
         self._kernels.normalise_backward(
-            gradient, tape.middle, tape.inverse_rms, self.feed_forward_norm, joined[:, :size], out[:, :size]
+            gradient, tape.middle, tape.inverse_rms, self.feed_forward_norm, behind, before, out.rounded
         )
         self.gate_and_up.add_gradients_of_a(inner, gradient, self.adapters, drops.gate_and_up)
         if not at_once:
@@ -320,34 +329,36 @@ class FusedLayer(nn.Module):
     def _attention_backward(
         self,
         tape: AttentionTape,
-        joined: Tensor,
+        incoming: Operand,
         positions: Positions,
         drops: Drops,
         below: "FusedLayer | None",
         needed: Tensor | None,
-    ) -> Tensor | None:
+    ) -> Operand | None:
         size, tokens = self._shape.hidden_size, len(tape.hidden)
         linear, attended = self.attention_output, tape.attended
-        linear.narrow_gradient(joined)
-        gradient = linear.backward(joined, drops.output)
+        linear.narrow_gradient(incoming)
+        gradient = linear.backward(incoming, drops.output)
         heads = some_rows(attended.output.detach(), needed)
-        linear.add_gradients(joined, heads, tape.output_narrow, self.adapters, drops.output)
-        gradient, joined = (in_all_rows(matrix, needed, tokens) for matrix in (gradient, joined))
-        inner = self.qkv.new_gradient(tokens)
+        linear.add_gradients(incoming, heads, tape.output_narrow, self.adapters, drops.output)
+        gradient, behind = (in_all_rows(matrix, needed, tokens) for matrix in (gradient, incoming.joined))
+        inner = self.qkv.new_gradient(tokens, writer_rounds=True)
         self._kernels.rotate_backward(
             *attend_backward(attended, gradient),
             positions.cosine,
             positions.sine,
             positions.places,
             positions.interleaved,
-            inner[:, : self.qkv.outputs],
+            inner.joined[:, : self.qkv.outputs],
+            inner.rounded,
         )
         self.qkv.narrow_gradient(inner)
         # What the block below gets; the lowest block still needs its normalised input for the gradient of A.
         gradient = torch.zeros_like(tape.hidden) if below is None else self.qkv.backward(inner, drops.qkv)
-        out = joined if below is None else below.down.new_gradient(tokens)
+        out = Operand(behind) if below is None else below.new_incoming(tokens)
+        behind, before = behind[:, :size], out.joined[:, :size]
         self._kernels.normalise_backward(
-            gradient, tape.hidden, tape.inverse_rms, self.attention_norm, joined[:, :size], out[:, :size]
+            gradient, tape.hidden, tape.inverse_rms, self.attention_norm, behind, before, out.rounded
         )
         self.qkv.add_gradients(inner, gradient, tape.qkv_narrow, self.adapters, drops.qkv)
         return None if below is None else out

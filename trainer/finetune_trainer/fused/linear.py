@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune_trainer.architecture import ModelShape
 from finetune_trainer.contract.spec import Lora, LoraTarget
 from finetune_trainer.filling import Destination
-from finetune_trainer.fused.frozen.weight import FrozenFormat, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import FrozenFormat, GroupSize, Operand, Places
 from finetune_trainer.kernels import kernels_for
 
 # Of a row of 16-bit numbers: tensor cores take rows that start on 128 bytes (rank 16 without it: 1.3 % of a step).
@@ -125,24 +125,25 @@ class FusedLinear:
 
     # --- forward ------------------------------------------------------------------------------------------------------
 
-    def new_input(self, tokens: int) -> Tensor:
-        """Return an empty buffer for the input x and the narrow product t beside it, [tokens, inputs + num_columns]."""
-        return torch.empty(tokens, self.inputs + self.num_columns, dtype=self._dtype, device=self._device)
+    def new_input(self, tokens: int) -> Operand:
+        """Return empty buffers for the input x and the narrow product t beside it, [tokens, inputs + num_columns]."""
+        joined = torch.empty(tokens, self.inputs + self.num_columns, dtype=self._dtype, device=self._device)
+        return Operand(joined, self.weight.new_rounded_input(tokens))
 
-    def narrow(self, joined: Tensor, drop: Drop | None) -> Tensor:
+    def narrow(self, operand: Operand, drop: Drop | None) -> Tensor:
         """Write t = s x A' beside x, and return a copy of it, [tokens, num_columns].
 
         Args:
-            joined: of `new_input`, x written.
+            operand: of `new_input`, x written.
             drop: the dropout of x; None drops nothing.
         """
-        t = joined[:, self.inputs :]
-        self._narrow(joined[:, : self.inputs], t, drop)
+        t = operand.joined[:, self.inputs :]
+        self._narrow(operand.joined[:, : self.inputs], t, drop)
         return t.clone()
 
-    def forward(self, joined: Tensor) -> Tensor:
+    def forward(self, operand: Operand) -> Tensor:
         """Map x with t beside it to the output, [tokens, outputs]."""
-        return self.weight.forward(joined, self.bias)
+        return self.weight.forward(operand, self.bias)
 
     def forward_apart(self, x: Tensor, drop: Drop | None) -> tuple[Tensor, Tensor]:
         """Return the output and t for an x that lies elsewhere; it may take another pass over the output."""
@@ -163,57 +164,63 @@ class FusedLinear:
 
     # --- backward -----------------------------------------------------------------------------------------------------
 
-    def new_gradient(self, tokens: int) -> Tensor:
-        """Return an empty buffer for a gradient g of the output and u beside it, [tokens, outputs + num_columns]."""
-        return torch.empty(tokens, self.outputs + self.num_columns, dtype=self._dtype, device=self._device)
+    def new_gradient(self, tokens: int, writer_rounds: bool) -> Operand:
+        """Return empty buffers for a gradient g of the output and u beside it, [tokens, outputs + num_columns].
 
-    def narrow_gradient(self, joined: Tensor) -> None:
+        Args:
+            tokens: rows.
+            writer_rounds: the kernel that writes g can write it in fp8 as well.
+        """
+        joined = torch.empty(tokens, self.outputs + self.num_columns, dtype=self._dtype, device=self._device)
+        return Operand(joined, self.weight.new_rounded_gradient(tokens) if writer_rounds else None)
+
+    def narrow_gradient(self, operand: Operand) -> None:
         """Write u = s g B beside g."""
         if self.num_columns:
-            u = joined[:, self.outputs :]
-            torch.addmm(u, joined[:, : self.outputs], self.weight.matrix_b, beta=0, alpha=self.scale, out=u)
+            g, u = operand.joined[:, : self.outputs], operand.joined[:, self.outputs :]
+            torch.addmm(u, g, self.weight.matrix_b, beta=0, alpha=self.scale, out=u)
 
-    def backward(self, joined: Tensor, drop: Drop | None) -> Tensor:
+    def backward(self, operand: Operand, drop: Drop | None) -> Tensor:
         """Map g with u beside it to the gradient of x, [tokens, inputs].
 
         What was dropped on the way to the adapter gets no gradient from it, so with dropout the two parts are two
         products and another pass.
         """
         if drop is None or not self.num_columns:
-            return self.weight.backward(joined)
-        gradient = self.weight.backward_frozen(joined[:, : self.outputs])
-        through_adapter = joined[:, self.outputs :] @ self.weight.matrix_a
+            return self.weight.backward(operand)
+        gradient = self.weight.backward_frozen(operand)
+        through_adapter = operand.joined[:, self.outputs :] @ self.weight.matrix_a
         self.kernels.add_dropped(gradient, through_adapter, self.dropout, drop.seed, drop.first_row)
         return gradient
 
     def add_gradients(
-        self, joined: Tensor, x: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank], drop: Drop | None
+        self, operand: Operand, x: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank], drop: Drop | None
     ) -> None:
         """Add to the gradients of A and B.
 
         Args:
-            joined: g with u beside it, [tokens, outputs + num_columns].
+            operand: g with u beside it.
             x: [tokens, inputs].
             narrow: t, [tokens, num_columns].
             adapters: of the group; their `grad` is added to.
             drop: of the forward pass.
         """
-        self.add_gradients_of_a(joined, x, adapters, drop)
-        self.add_gradients_of_b(joined, narrow, adapters)
+        self.add_gradients_of_a(operand, x, adapters, drop)
+        self.add_gradients_of_b(operand, narrow, adapters)
 
     def add_gradients_of_a(
-        self, joined: Tensor, x: Tensor, adapters: Mapping[LoraTarget, LowRank], drop: Drop | None
+        self, operand: Operand, x: Tensor, adapters: Mapping[LoraTarget, LowRank], drop: Drop | None
     ) -> None:
         """Add u' x to the gradients of A."""
         if self.slots:
-            product = wide_product(joined[:, self.outputs :].T, self._dropped(x, drop))
+            product = wide_product(operand.joined[:, self.outputs :].T, self._dropped(x, drop))
             for target, slot in self.slots.items():
                 gradient_of(adapters[target].lora_a).add_(product[slot.ranks])
 
-    def add_gradients_of_b(self, joined: Tensor, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank]) -> None:
+    def add_gradients_of_b(self, operand: Operand, narrow: Tensor, adapters: Mapping[LoraTarget, LowRank]) -> None:
         """Add g' t to the gradients of B."""
         if self.slots:
-            product = wide_product(joined[:, : self.outputs].T, narrow)
+            product = wide_product(operand.joined[:, : self.outputs].T, narrow)
             for target, slot in self.slots.items():
                 gradient_of(adapters[target].lora_b).add_(product[slot.outputs, slot.ranks])
 

@@ -20,10 +20,26 @@ SMALLEST_SCALE = 1e-30  # of a row of zeros
 NUM_PEAKS = 64  # a largest number is found in so many parts
 
 
+class RoundedRows(NamedTuple):
+    """Rows on their way to a product, [tokens, columns], in fp8 behind columns for an adapter.
+
+    The kernel that computes such rows rounds them as well, while it has them; `plain.write_adapter_columns` does the
+    rest.
+    """
+
+    numbers: Tensor  # e4m3 [tokens, start + columns]
+    scales: Tensor  # fp32 [tokens]
+    start: int  # the first of the rows' own columns
+
+    def of_tokens(self, tokens: slice) -> "RoundedRows":
+        """Return the rows of some tokens."""
+        return self._replace(numbers=self.numbers[tokens], scales=self.scales[tokens])
+
+
 class AdapterTail(NamedTuple):
     """An adapter, and its columns before those of a weight in fp8."""
 
-    adapter: Tensor  # [rows, ranks] in the format of the products, any strides
+    adapter: Tensor  # [rows, ranks] in the format of the products, of one stride 1
     numbers: Tensor  # e4m3 [rows, at least 3 * ranks]: hi, hi, LOW_FACTOR * lo
     scales: Tensor  # of the weight's rows, fp32 [rows]
     peaks: Tensor  # fp32 [NUM_PEAKS], see `plain.make_tail_writer`

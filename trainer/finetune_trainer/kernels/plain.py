@@ -14,6 +14,7 @@ from finetune_trainer.kernels.formats import (
     SMALLEST_SCALE,
     TAIL_PEAK,
     AdapterTail,
+    RoundedRows,
 )
 
 
@@ -24,6 +25,7 @@ def add_and_normalise(
     epsilon: float,
     normalised: Tensor,
     summed: Tensor | None = None,
+    rounded: RoundedRows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add two streams and write the RMS norm of their sum (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
 
@@ -34,6 +36,7 @@ def add_and_normalise(
         epsilon: of the norm.
         normalised: [tokens, hidden_size], overwritten.
         summed: where the sum goes, [tokens, hidden_size], if not into memory of its own.
+        rounded: where the norm goes in fp8 besides; None writes none.
 
     Returns:
         the sum, [tokens, hidden_size], and one over its root mean square, fp32 [tokens].
@@ -42,11 +45,18 @@ def add_and_normalise(
     wide = _widened(summed)
     inverse_rms = torch.rsqrt(wide.square().mean(-1) + epsilon)
     normalised.copy_(wide * inverse_rms[:, None] * _widened(weight))
+    _round_into(rounded, normalised)
     return summed, inverse_rms
 
 
 def normalise_backward(
-    gradient: Tensor, hidden: Tensor, inverse_rms: Tensor, weight: Tensor, residual_gradient: Tensor, out: Tensor
+    gradient: Tensor,
+    hidden: Tensor,
+    inverse_rms: Tensor,
+    weight: Tensor,
+    residual_gradient: Tensor,
+    out: Tensor,
+    rounded: RoundedRows | None = None,
 ) -> None:
     """Write the gradient of a residual stream that also goes into a norm, and compute the norm's output again.
 
@@ -57,12 +67,14 @@ def normalise_backward(
         weight: [hidden_size].
         residual_gradient: of the stream behind the norm, [tokens, hidden_size].
         out: [tokens, hidden_size], overwritten; may be `residual_gradient`.
+        rounded: where it goes in fp8 besides; None writes none.
     """
     scaled = _widened(hidden) * inverse_rms[:, None]
     weighted = _widened(gradient) * _widened(weight)
     along = (weighted * scaled).mean(-1, keepdim=True)
     out.copy_(_widened(residual_gradient) + inverse_rms[:, None] * (weighted - scaled * along))
     gradient.copy_(scaled * _widened(weight))
+    _round_into(rounded, out)
 
 
 def rotate(
@@ -92,6 +104,7 @@ def rotate_backward(
     positions: Tensor,
     interleaved: bool,
     out: Tensor,
+    rounded: RoundedRows | None = None,
 ) -> None:
     """Turn the gradients of queries and keys back, and lay all three side by side.
 
@@ -104,6 +117,7 @@ def rotate_backward(
         positions: as in `rotate`.
         interleaved: as in `rotate`.
         out: [tokens, (num_heads + 2 * num_kv_heads) * head_dim], overwritten.
+        rounded: where it goes in fp8 besides; None writes none.
     """
     start = 0
     for gradient, is_turned in ((queries, True), (keys, True), (values, False)):
@@ -112,20 +126,25 @@ def rotate_backward(
             columns = _turned(columns, queries.shape[-1], cosine[positions], -sine[positions], interleaved)
         out[:, start : start + columns.shape[1]] = columns
         start += columns.shape[1]
+    _round_into(rounded, out)
 
 
-def gate(gate_and_up: Tensor, out: Tensor) -> None:
+def gate(gate_and_up: Tensor, out: Tensor, rounded: RoundedRows | None = None) -> None:
     """Write silu(gate) * up (SwiGLU, Shazeer 2020, https://arxiv.org/abs/2002.05202).
 
     Args:
         gate_and_up: [tokens, 2 * intermediate_size], the gate first.
         out: [tokens, intermediate_size], overwritten.
+        rounded: where it goes in fp8 besides; None writes none.
     """
     gated, up = _widened(gate_and_up).chunk(2, dim=1)
     out.copy_(functional.silu(gated) * up)
+    _round_into(rounded, out)
 
 
-def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_product: bool) -> None:
+def gate_backward(
+    gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_product: bool, rounded: RoundedRows | None = None
+) -> None:
     """Write the gradients of gate and up, and compute their product again where an adapter needs it.
 
     Args:
@@ -133,6 +152,7 @@ def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_prod
         gradient: of the product, [tokens, intermediate_size]; overwritten with the product.
         out: [tokens, 2 * intermediate_size], overwritten.
         wants_product: else the gradient stays as it is.
+        rounded: where `out` goes in fp8 besides; None writes none.
     """
     gated, up = _widened(gate_and_up).chunk(2, dim=1)
     wide = _widened(gradient)
@@ -141,6 +161,7 @@ def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_prod
     out.copy_(torch.cat([wide * up * sigmoid * (1 + gated - silu), wide * silu], dim=1))
     if wants_product:
         gradient.copy_(silu * up)
+    _round_into(rounded, out)
 
 
 def gate_backward_with_adapters(
@@ -242,18 +263,44 @@ def round_rows(values: Tensor, narrow: Tensor | None, peaks: Tensor, width: int)
         e4m3 [tokens, width]: hi | lo | hi / LOW_FACTOR | zeros | values, where hi + lo is the narrow one; and the
         scales, fp32 [tokens].
     """
-    wide, columns = _widened(values), values.shape[1]
-    peak = wide.abs().amax(1) / ROW_PEAK
-    tail = None if narrow is None else _widened(narrow) * _tail_factor(peaks)
-    if tail is not None:
-        peak = torch.maximum(peak, tail.abs().amax(1) / TAIL_PEAK)
-    scales = peak.clamp(min=SMALLEST_SCALE)
-    rounded = torch.zeros(len(values), width, dtype=E4M3, device=values.device)
-    rounded[:, width - columns :] = (wide / scales[:, None]).to(E4M3)
-    if tail is not None:
-        high, rest = _in_two(tail / scales[:, None])
-        _write_side_by_side(rounded, high, rest, high / LOW_FACTOR)
-    return rounded, scales.float()
+    numbers = torch.empty(len(values), width, dtype=E4M3, device=values.device)
+    scales = torch.empty(len(values), dtype=torch.float32, device=values.device)
+    rounded = RoundedRows(numbers, scales, width - values.shape[1])
+    _round_into(rounded, values)
+    write_adapter_columns(rounded, values, narrow, peaks)
+    return numbers, scales
+
+
+def write_adapter_columns(rounded: RoundedRows, values: Tensor, narrow: Tensor | None, peaks: Tensor) -> None:
+    """Make rows that are rounded already what `round_rows` would have made of them.
+
+    Where a row's scale leaves an adapter's columns no room, which is rare, the row gets a larger one and is rounded
+    again.
+
+    Args:
+        rounded: the rows, whose columns for the adapter are overwritten.
+        values: what they were rounded from, [tokens, columns].
+        narrow: as in `round_rows`.
+        peaks: as in `round_rows`.
+    """
+    rounded.numbers[:, : rounded.start] = torch.zeros((), dtype=E4M3, device=values.device)
+    if narrow is None:
+        return
+    tail = _widened(narrow) * _tail_factor(peaks)
+    scales = torch.maximum(rounded.scales, tail.abs().amax(1).float() / TAIL_PEAK)
+    grown = scales > rounded.scales
+    rounded.numbers[grown, rounded.start :] = (_widened(values)[grown] / scales[grown, None]).to(E4M3)
+    rounded.scales.copy_(scales)
+    high, rest = _in_two(tail / scales[:, None])
+    _write_side_by_side(rounded.numbers, high, rest, high / LOW_FACTOR)
+
+
+def _round_into(rounded: RoundedRows | None, values: Tensor) -> None:
+    if rounded is None:
+        return
+    wide = _widened(values)
+    rounded.scales.copy_((wide.abs().amax(1) / ROW_PEAK).clamp(min=SMALLEST_SCALE))
+    rounded.numbers[:, rounded.start :] = (wide / rounded.scales[:, None]).to(E4M3)
 
 
 def multiply_rounded(

@@ -15,9 +15,9 @@ from finetune_trainer.data.batch import Batch, make_batch
 from finetune_trainer.filling import fill_weights
 from finetune_trainer.fused import layer
 from finetune_trainer.fused.decoder import FusedDecoder
-from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast
+from finetune_trainer.fused.frozen.fp8 import Fp8, Fp8Fast, Layout
 from finetune_trainer.fused.frozen.nf4 import Nf4
-from finetune_trainer.fused.frozen.weight import FrozenFormat
+from finetune_trainer.fused.frozen.weight import FrozenFormat, Operand
 from finetune_trainer.fused.linear import FusedLinear
 from finetune_trainer.lora import LoraLinear, adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model import build_model, read_weights
@@ -234,12 +234,10 @@ def test_behind_its_attention_the_last_block_computes_trained_tokens_only(
     for way, found in rows.items():
         compute = getattr(FusedLinear, way)
 
-        def counted(
-            linear: FusedLinear, joined: torch.Tensor, *others: Any, found: Any = found, compute: Any = compute
-        ):  # type: ignore[no-untyped-def]
+        def counted(linear: FusedLinear, operand: Operand, *others: Any, found: Any = found, compute: Any = compute):  # type: ignore[no-untyped-def]
             if linear in [block.down for block in model.blocks]:
-                found.append(len(joined))
-            return compute(linear, joined, *others)
+                found.append(len(operand.joined))
+            return compute(linear, operand, *others)
 
         monkeypatch.setattr(FusedLinear, way, counted)
     batch = packed_batch()
@@ -370,6 +368,23 @@ def test_with_gradients_in_fp8_the_loss_is_exact_and_gradients_are_near(
     monkeypatch.setattr(LoraLinear, "forward", forward_in_fp8)
     rounded = plain_result(tmp_path, ALL_LINEARS, packed_batch())
     assert 0 < whole_error(ours, exact) < whole_error(rounded, exact)
+
+
+@pytest.mark.parametrize("lora", [ALL_LINEARS, Lora(rank=4, alpha=8, dropout=0.5)], ids=["all linears", "dropout"])
+@pytest.mark.parametrize("recomputes", [False, True], ids=["activations kept", "computed again"])
+@pytest.mark.parametrize("frozen", [Fp8, Fp8Fast], ids=["fp8", "fp8-fast"])
+def test_rows_that_are_rounded_where_they_are_computed_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: type[FrozenFormat], recomputes: bool, lora: Lora
+) -> None:
+    write_tiny_model(tmp_path)
+    results = []
+    for change in (lambda: None, lambda: monkeypatch.setattr(Layout, "new_rounded", lambda *_: None)):
+        change()
+        torch.manual_seed(0)  # of the dropout
+        results.append(result_of(fused_decoder(tmp_path, lora, recomputes, frozen(torch.float32, CPU)), packed_batch()))
+    there, later = results
+    assert there.loss == later.loss
+    assert all(torch.equal(gradient, later.gradients[name]) for name, gradient in there.gradients.items())
 
 
 @pytest.mark.parametrize(("num_layers", "exact"), [(5, [0, 4]), (30, [0, 29]), (32, [0, 31])])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune_trainer.fused.frozen.nf4 import Nf4
-from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize
+from finetune_trainer.fused.frozen.weight import FrozenFormat, FrozenWeight, GroupSize, Operand
 from finetune_trainer.fused.frozen.whole import Whole
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ INPUTS, OUTPUTS, RANK, TOKENS = 576, 576, 64, 512
 
 
 def _beside(weight: FrozenWeight, x: Tensor, t: Tensor) -> Tensor:
-    return weight.forward(torch.cat([x, t], dim=1), bias=None)
+    return weight.forward(Operand(torch.cat([x, t], dim=1)), bias=None)
 
 
 def _apart(weight: FrozenWeight, x: Tensor, t: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def test_what_an_adapter_has_learnt_in_its_first_steps_reaches_the_output(
     lora_b = (random(OUTPUTS, RANK) * size_of_b).bfloat16()
     x, t = random(TOKENS, INPUTS).bfloat16(), random(TOKENS, RANK).bfloat16()
     refresh = frozen.make_refresh([weight], lambda weight: [(weight.matrix_b, lora_b.float())])
-    without = x.double() @ weight.backward_frozen(torch.eye(OUTPUTS, dtype=torch.bfloat16)).double().T
+    without = x.double() @ weight.backward_frozen(Operand(torch.eye(OUTPUTS, dtype=torch.bfloat16))).double().T
     refresh()
     learnt = t.double() @ lora_b.double().T
     change = forward(weight, x, t).double() - without

@@ -3,9 +3,11 @@
 Where there is a GPU the kernels run on it; elsewhere Triton's interpreter runs them (`tests/conftest.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from finetune_trainer.fused.frozen.nf4 import round_to_nf4
 from finetune_trainer.kernels import on_gpu, plain
-from finetune_trainer.kernels.formats import E4M3, LOW_FACTOR, NF4_VALUES, NUM_PEAKS, AdapterTail
+from finetune_trainer.kernels.formats import E4M3, LOW_FACTOR, NF4_VALUES, NUM_PEAKS, AdapterTail, RoundedRows
 
 HAS_GPU = Path("/dev/nvidiactl").exists()
 KERNELS = [plain, on_gpu]
@@ -80,6 +82,50 @@ def test_the_first_of_an_adapters_columns_is_the_nearest_number(kernels: object)
     rounded, scales = kernels.round_rows(torch.full((1, 16), 64.0), narrow, no_peaks(), width)  # type: ignore[attr-defined]
     assert scales.item() == 1.0
     assert torch.equal(rounded.float()[:, : narrow.shape[1]], narrow.to(E4M3).float())
+
+
+def normalise(kernels: Any, random: Callable[..., Tensor], out: Tensor, rounded: RoundedRows) -> None:
+    kernels.add_and_normalise(random(*out.shape), random(*out.shape), random(out.shape[1]), 1e-5, out, None, rounded)
+
+
+def normalise_backward(kernels: Any, random: Callable[..., Tensor], out: Tensor, rounded: RoundedRows) -> None:
+    gradient, hidden, residual = (random(*out.shape) for _ in range(3))
+    kernels.normalise_backward(gradient, hidden, torch.ones(len(out)), random(out.shape[1]), residual, out, rounded)
+
+
+def gate(kernels: Any, random: Callable[..., Tensor], out: Tensor, rounded: RoundedRows) -> None:
+    kernels.gate(random(len(out), 2 * out.shape[1]), out, rounded)
+
+
+def gate_backward(kernels: Any, random: Callable[..., Tensor], out: Tensor, rounded: RoundedRows) -> None:
+    kernels.gate_backward(random(*out.shape), random(len(out), out.shape[1] // 2), out, True, rounded)
+
+
+def rotate_backward(kernels: Any, random: Callable[..., Tensor], out: Tensor, rounded: RoundedRows) -> None:
+    tokens, head_dim, kv_heads = len(out), 20, 3
+    heads = random(out.shape[1] // head_dim, tokens, head_dim).transpose(0, 1)
+    parts = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+    angles = torch.arange(tokens * head_dim // 2, dtype=torch.float32).view(tokens, -1)
+    kernels.rotate_backward(*parts, angles.cos(), angles.sin(), torch.arange(tokens), True, out, rounded)
+
+
+@pytest.mark.parametrize("size", [None, 1e-2, 1e4], ids=["no adapter", "a small adapter", "an adapter without room"])
+@pytest.mark.parametrize("write", [normalise, normalise_backward, gate, gate_backward, rotate_backward])
+@pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])
+def test_who_writes_rows_can_round_them_to_what_rounding_them_later_gives(
+    kernels: Any, write: Callable[[Any, Callable[..., Tensor], Tensor, RoundedRows], None], size: float | None
+) -> None:
+    tokens, columns, width, random = 11, 4300, 4400, partial(torch.randn, dtype=torch.bfloat16)
+    out = random(tokens, columns + 8)[:, :columns]
+    rounded = RoundedRows(torch.ones(tokens, width).to(E4M3), torch.empty(tokens), width - columns)
+    write(kernels, random, out, rounded)
+    narrow = None if size is None else random(tokens, 13)[:, :11]
+    if narrow is not None and size is not None:
+        narrow[4] *= size  # of one row, whose neighbours are not rounded again
+    kernels.write_adapter_columns(rounded, out, narrow, no_peaks())
+    expected, scales = kernels.round_rows(out, narrow, no_peaks(), width)
+    assert torch.equal(rounded.scales, scales)
+    assert torch.equal(rounded.numbers.float(), expected.float())
 
 
 @pytest.mark.parametrize("kernels", KERNELS, ids=["plain", "triton"])

@@ -28,10 +28,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Operand, Places
 from finetune_trainer.fused.frozen.whole import WholeWeight
 from finetune_trainer.kernels import kernels_for
-from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, AdapterTail
+from finetune_trainer.kernels.formats import E4M3, NUM_PEAKS, ROW_PEAK, SMALLEST_SCALE, AdapterTail, RoundedRows
 from finetune_trainer.planner.formats import num_exact_at_each_end
 
 # Tensor cores take rows that start on 128 bytes.
@@ -69,11 +69,27 @@ class Layout:
         """Return where the columns of an adapter [rows, ranks] go."""
         return AdapterTail(adapter, self.numbers[:, : self._start], self.scales, self.peaks)
 
-    def multiply(self, values: Tensor, narrow: Tensor | None) -> Tensor:
-        """Return the product of values [tokens, columns], and of an adapter's narrow side, with all rows."""
+    def new_rounded(self, tokens: int) -> RoundedRows:
+        """Return where the kernel that computes the left factor of a product writes it in fp8 as well."""
+        device = self.numbers.device
+        numbers = torch.empty(tokens, self.numbers.shape[1], dtype=E4M3, device=device)
+        return RoundedRows(numbers, torch.empty(tokens, dtype=torch.float32, device=device), self._start)
+
+    def multiply(self, values: Tensor, narrow: Tensor | None, rounded: RoundedRows | None = None) -> Tensor:
+        """Return the product of values [tokens, columns], and of an adapter's narrow side, with all rows.
+
+        Args:
+            values: the left factor.
+            narrow: [tokens, ranks]; None for none.
+            rounded: of `new_rounded`, the values written; they are rounded here where it is not given.
+        """
         kernels = kernels_for(values.device)
-        rounded, scales = kernels.round_rows(values, narrow, self.peaks, self.numbers.shape[1])
-        product: Tensor = kernels.multiply_rounded(rounded, scales, self.numbers, self.scales, values.dtype)
+        if rounded is None:
+            numbers, scales = kernels.round_rows(values, narrow, self.peaks, self.numbers.shape[1])
+        else:
+            kernels.write_adapter_columns(rounded, values, narrow, self.peaks)
+            numbers, scales = rounded.numbers, rounded.scales
+        product: Tensor = kernels.multiply_rounded(numbers, scales, self.numbers, self.scales, values.dtype)
         return product
 
 
@@ -93,15 +109,19 @@ class BackwardWeight(WholeWeight):
         """Return where the adapters' columns go."""
         return [self._backward.tail(self.matrix_a[: self.size.ranks].T)] if self.size.ranks else []
 
-    def backward(self, joined: Tensor) -> Tensor:
+    def new_rounded_gradient(self, tokens: int) -> RoundedRows:
+        """Return where g goes in fp8."""
+        return self._backward.new_rounded(tokens)
+
+    def backward(self, operand: Operand) -> Tensor:
         """Return g W + u A."""
         outputs, ranks = self.size.outputs, self.size.ranks
-        narrow = joined[:, outputs : outputs + ranks] if ranks else None
-        return self._backward.multiply(joined[:, :outputs], narrow)
+        narrow = operand.joined[:, outputs : outputs + ranks] if ranks else None
+        return self._backward.multiply(operand.joined[:, :outputs], narrow, operand.rounded)
 
-    def backward_frozen(self, gradient: Tensor) -> Tensor:
-        """Return g W."""
-        return self._backward.multiply(gradient, None)
+    def backward_frozen(self, operand: Operand) -> Tensor:
+        """Return g W, whatever u is."""
+        return self._backward.multiply(operand.joined[:, : self.size.outputs], None, operand.rounded)
 
 
 class NarrowWeight(FrozenWeight):
@@ -143,23 +163,34 @@ class NarrowWeight(FrozenWeight):
         """B in the format of the products."""
         return self._matrix_b
 
-    def forward(self, joined: Tensor, bias: Tensor | None) -> Tensor:
+    def new_rounded_input(self, tokens: int) -> RoundedRows:
+        """Return where x goes in fp8."""
+        return self._forward.new_rounded(tokens)
+
+    def new_rounded_gradient(self, tokens: int) -> RoundedRows:
+        """Return where g goes in fp8."""
+        return self._backward.new_rounded(tokens)
+
+    def forward(self, operand: Operand, bias: Tensor | None) -> Tensor:
         """Return x W' + t B' + bias."""
-        output = self.forward_apart(joined[:, : self.size.inputs], joined[:, self.size.inputs :])
+        inputs = self.size.inputs
+        x, narrow = operand.joined[:, :inputs], self._cut(operand.joined[:, inputs:])
+        output = self._forward.multiply(x, narrow, operand.rounded)
         return output if bias is None else output.add_(bias)
 
     def forward_apart(self, x: Tensor, narrow: Tensor) -> Tensor:
         """Return x W' + t B'; where x and t lie makes no difference."""
         return self._forward.multiply(x, self._cut(narrow))
 
-    def backward(self, joined: Tensor) -> Tensor:
+    def backward(self, operand: Operand) -> Tensor:
         """Return g W + u A."""
         outputs = self.size.outputs
-        return self._backward.multiply(joined[:, :outputs], self._cut(joined[:, outputs:]))
+        g, narrow = operand.joined[:, :outputs], self._cut(operand.joined[:, outputs:])
+        return self._backward.multiply(g, narrow, operand.rounded)
 
-    def backward_frozen(self, gradient: Tensor) -> Tensor:
-        """Return g W."""
-        return self._backward.multiply(gradient, None)
+    def backward_frozen(self, operand: Operand) -> Tensor:
+        """Return g W, whatever u is."""
+        return self._backward.multiply(operand.joined[:, : self.size.outputs], None, operand.rounded)
 
     def _cut(self, narrow: Tensor) -> Tensor | None:
         """Leave out the columns that rounding up has added."""

@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from finetune_trainer.kernels.formats import RoundedRows
 
 # Pairs of a place and the fp32 matrix whose values go there before each step.
 Places = list[tuple[Tensor, Tensor]]
@@ -23,6 +25,23 @@ class GroupSize:
     outputs: int
     ranks: int  # of all adapters together
     columns: int  # ranks rounded up; A is [columns, inputs] and B [outputs, columns]
+
+
+class Operand(NamedTuple):
+    """The left factor of a product, with the narrow factor of its adapters: x and t, or g and u.
+
+    Attributes:
+        joined: x beside t, [tokens, inputs + columns], or g beside u, [tokens, outputs + columns].
+        rounded: x or g once more, in fp8, where the kernel that computes it writes it so; else the product rounds it if
+            it has to.
+    """
+
+    joined: Tensor
+    rounded: RoundedRows | None = None
+
+    def of_tokens(self, tokens: slice) -> "Operand":
+        """Return the rows of some tokens."""
+        return Operand(self.joined[tokens], None if self.rounded is None else self.rounded.of_tokens(tokens))
 
 
 class FrozenWeight(ABC):
@@ -52,21 +71,29 @@ class FrozenWeight(ABC):
     def matrix_b(self) -> Tensor:
         """The B matrices on a diagonal, [outputs, columns]."""
 
+    def new_rounded_input(self, tokens: int) -> RoundedRows | None:  # noqa: ARG002 (products in fp8 mind)
+        """Return where x goes in fp8, if the forward pass takes it so."""
+        return None
+
+    def new_rounded_gradient(self, tokens: int) -> RoundedRows | None:  # noqa: ARG002
+        """Return where g goes in fp8, if the backward pass takes it so."""
+        return None
+
     @abstractmethod
-    def forward(self, joined: Tensor, bias: Tensor | None) -> Tensor:
-        """Return x W' + t B' + bias, [tokens, outputs], of x and t in one buffer, [tokens, inputs + columns]."""
+    def forward(self, operand: Operand, bias: Tensor | None) -> Tensor:
+        """Return x W' + t B' + bias, [tokens, outputs]."""
 
     @abstractmethod
     def forward_apart(self, x: Tensor, narrow: Tensor) -> Tensor:
         """Return x W' + t B' of x and t that lie apart."""
 
     @abstractmethod
-    def backward(self, joined: Tensor) -> Tensor:
-        """Return g W + u A, [tokens, inputs], of g and u in one buffer, [tokens, outputs + columns]."""
+    def backward(self, operand: Operand) -> Tensor:
+        """Return g W + u A, [tokens, inputs]."""
 
     @abstractmethod
-    def backward_frozen(self, gradient: Tensor) -> Tensor:
-        """Return g W."""
+    def backward_frozen(self, operand: Operand) -> Tensor:
+        """Return g W, whatever u is."""
 
 
 class FrozenFormat(ABC):

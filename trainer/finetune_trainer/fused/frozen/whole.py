@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Places
+from finetune_trainer.fused.frozen.weight import Allocate, FrozenFormat, FrozenWeight, GroupSize, Operand, Places
 from finetune_trainer.kernels import kernels_for
 
 
@@ -36,10 +36,10 @@ class JoinedWeight(FrozenWeight):
         """The columns of B in the buffer."""
         return self.buffer()[: self.size.outputs, self.size.inputs :]
 
-    def forward(self, joined: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, operand: Operand, bias: Tensor | None) -> Tensor:
         """Return x W' + t B' + bias in one product."""
         weight = self.buffer()[: self.size.outputs].T
-        return joined @ weight if bias is None else torch.addmm(bias, joined, weight)
+        return operand.joined @ weight if bias is None else torch.addmm(bias, operand.joined, weight)
 
     def forward_apart(self, x: Tensor, narrow: Tensor) -> Tensor:
         """Return x W' + t B' in two products, the adapter's first.
@@ -52,13 +52,13 @@ class JoinedWeight(FrozenWeight):
         output = narrow @ self.matrix_b.T
         return output.addmm_(x, self._frozen().T)
 
-    def backward(self, joined: Tensor) -> Tensor:
+    def backward(self, operand: Operand) -> Tensor:
         """Return g W + u A in one product."""
-        return joined @ self.buffer()[:, : self.size.inputs]
+        return operand.joined @ self.buffer()[:, : self.size.inputs]
 
-    def backward_frozen(self, gradient: Tensor) -> Tensor:
-        """Return g W."""
-        return gradient @ self._frozen()
+    def backward_frozen(self, operand: Operand) -> Tensor:
+        """Return g W, whatever u is."""
+        return operand.joined[:, : self.size.outputs] @ self._frozen()
 
     def _frozen(self) -> Tensor:
         return self.buffer()[: self.size.outputs, : self.size.inputs]

@@ -6,7 +6,12 @@ Each is bound by memory: it reads every input once and writes every output once.
 from finetune_trainer.kernels.on_gpu.copying import gather_rows, make_copier
 from finetune_trainer.kernels.on_gpu.cross_entropy import cross_entropy
 from finetune_trainer.kernels.on_gpu.dropout import add_dropped, drop
-from finetune_trainer.kernels.on_gpu.fp8 import make_tail_writer, multiply_rounded, round_rows
+from finetune_trainer.kernels.on_gpu.fp8 import (
+    make_tail_writer,
+    multiply_rounded,
+    round_rows,
+    write_adapter_columns,
+)
 from finetune_trainer.kernels.on_gpu.gate import gate, gate_backward, gate_backward_with_adapters
 from finetune_trainer.kernels.on_gpu.nf4 import expand_nf4
 from finetune_trainer.kernels.on_gpu.normalise import add_and_normalise, normalise_backward
@@ -29,4 +34,5 @@ __all__ = [
     "rotate",
     "rotate_backward",
     "round_rows",
+    "write_adapter_columns",
 ]

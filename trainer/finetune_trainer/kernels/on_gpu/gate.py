@@ -4,55 +4,42 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from finetune_trainer.kernels.formats import RoundedRows
+from finetune_trainer.kernels.on_gpu.fp8 import places_of, round_row, rounding_of
+
 COLUMNS_PER_PROGRAM = 2048
 
 
-def gate(gate_and_up: Tensor, out: Tensor) -> None:
-    """Write silu(gate) * up; see `plain.gate`."""
+def gate(gate_and_up: Tensor, out: Tensor, rounded: RoundedRows | None = None) -> None:
+    """Write silu(gate) * up; see `plain.gate`. A program owns a part of a row, or the whole of one that is rounded."""
     tokens, size = out.shape
-    _gate[(tokens, triton.cdiv(size, COLUMNS_PER_PROGRAM))](
-        gate_and_up, out, gate_and_up.stride(0), out.stride(0), size, BLOCK=COLUMNS_PER_PROGRAM, num_warps=8
-    )
-
-
-@triton.jit
-def _gate(gate_and_up, out, stride, out_stride, size, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < size
-    source = gate_and_up + row * stride + columns
-    gated = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(source + size, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * out_stride + columns, gated * tl.sigmoid(gated) * up, mask=inside)
-
-
-def gate_backward(gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_product: bool) -> None:
-    """Write the gradients of gate and up, and their product where it is wanted; see `plain.gate_backward`."""
-    tokens, size = gradient.shape
-    _gate_backward[(tokens, triton.cdiv(size, COLUMNS_PER_PROGRAM))](
+    block = COLUMNS_PER_PROGRAM if rounded is None else triton.next_power_of_2(size)
+    _gate[(tokens, triton.cdiv(size, block))](
         gate_and_up,
-        gradient,
         out,
+        *places_of(rounded, out),
         gate_and_up.stride(0),
-        gradient.stride(0),
         out.stride(0),
         size,
-        WANTS_PRODUCT=wants_product,
-        BLOCK=COLUMNS_PER_PROGRAM,
-        num_warps=8,
+        **rounding_of(rounded),
+        BLOCK=block,
+        num_warps=max(8, min(32, block // 1024)),
     )
 
 
 @triton.jit
-def _gate_backward(
+def _gate(
     gate_and_up,
-    gradient,
     out,
+    rounded,
+    rounded_scales,
+    rounded_stride,
     stride,
-    gradient_stride,
     out_stride,
     size,
-    WANTS_PRODUCT: tl.constexpr,
+    IS_ROUNDED: tl.constexpr,
+    ROW_PEAK: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -61,14 +48,91 @@ def _gate_backward(
     source = gate_and_up + row * stride + columns
     gated = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(source + size, mask=inside, other=0.0).to(tl.float32)
-    incoming = tl.load(gradient + row * gradient_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    sigmoid = tl.sigmoid(gated)
-    silu = gated * sigmoid
-    destination = out + row * out_stride + columns
-    tl.store(destination, incoming * up * sigmoid * (1.0 + gated - silu), mask=inside)
-    tl.store(destination + size, incoming * silu, mask=inside)
-    if WANTS_PRODUCT:
-        tl.store(gradient + row * gradient_stride + columns, silu * up, mask=inside)
+    product = (gated * tl.sigmoid(gated) * up).to(out.dtype.element_ty)
+    tl.store(out + row * out_stride + columns, product, mask=inside)
+    if IS_ROUNDED:
+        place = rounded + row * rounded_stride
+        round_row(product.to(tl.float32), place, columns, inside, rounded_scales + row, ROW_PEAK, SMALLEST_SCALE)
+
+
+def gate_backward(
+    gate_and_up: Tensor, gradient: Tensor, out: Tensor, wants_product: bool, rounded: RoundedRows | None = None
+) -> None:
+    """Write the gradients of gate and up, and their product where it is wanted; see `plain.gate_backward`.
+
+    A program owns a part of a row, or the whole of one that is rounded: it then reads again what it has just written,
+    from the cache.
+    """
+    tokens, size = gradient.shape
+    columns_per_program = COLUMNS_PER_PROGRAM if rounded is None else size
+    block = COLUMNS_PER_PROGRAM if rounded is None else 2 * COLUMNS_PER_PROGRAM
+    _gate_backward[(tokens, triton.cdiv(size, columns_per_program))](
+        gate_and_up,
+        gradient,
+        out,
+        *places_of(rounded, out),
+        gate_and_up.stride(0),
+        gradient.stride(0),
+        out.stride(0),
+        size,
+        columns_per_program,
+        WANTS_PRODUCT=wants_product,
+        **rounding_of(rounded),
+        BLOCK=block,
+        num_warps=8 if rounded is None else 16,
+    )
+
+
+@triton.jit
+def _gate_backward(
+    gate_and_up,
+    gradient,
+    out,
+    rounded,
+    rounded_scales,
+    rounded_stride,
+    stride,
+    gradient_stride,
+    out_stride,
+    size,
+    columns_per_program,
+    WANTS_PRODUCT: tl.constexpr,
+    IS_ROUNDED: tl.constexpr,
+    ROW_PEAK: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    form: tl.constexpr = out.dtype.element_ty
+    first = tl.program_id(1) * columns_per_program
+    largest = tl.zeros((BLOCK,), dtype=tl.float32)
+    for offset in range(first, first + columns_per_program, BLOCK):
+        columns = offset + tl.arange(0, BLOCK)
+        inside = columns < size
+        source = gate_and_up + row * stride + columns
+        gated = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(source + size, mask=inside, other=0.0).to(tl.float32)
+        incoming = tl.load(gradient + row * gradient_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        sigmoid = tl.sigmoid(gated)
+        silu = gated * sigmoid
+        by_gate = (incoming * up * sigmoid * (1.0 + gated - silu)).to(form)
+        by_up = (incoming * silu).to(form)
+        destination = out + row * out_stride + columns
+        tl.store(destination, by_gate, mask=inside)
+        tl.store(destination + size, by_up, mask=inside)
+        if WANTS_PRODUCT:
+            tl.store(gradient + row * gradient_stride + columns, silu * up, mask=inside)
+        if IS_ROUNDED:
+            largest = tl.maximum(largest, tl.maximum(tl.abs(by_gate.to(tl.float32)), tl.abs(by_up.to(tl.float32))))
+    if IS_ROUNDED:
+        tl.debug_barrier()  # another thread may read what one has written
+        scale = tl.maximum(tl.max(largest) / ROW_PEAK, SMALLEST_SCALE)
+        tl.store(rounded_scales + row, scale)
+        for offset in range(0, 2 * size, BLOCK):
+            columns = offset + tl.arange(0, BLOCK)
+            inside = columns < 2 * size
+            x = tl.load(out + row * out_stride + columns, mask=inside, other=0.0).to(tl.float32)
+            tl.store(rounded + row * rounded_stride + columns, (x * (1.0 / scale)).to(tl.float8e4nv), mask=inside)
 
 
 def gate_backward_with_adapters(
@@ -106,7 +170,7 @@ def gate_backward_with_adapters(
         RANKS=max(16, triton.next_power_of_2(rank)),
         TOKENS=32,
         COLUMNS=64,
-        num_warps=8,
+        num_warps=4,
         num_stages=3,
     )
 

@@ -5,6 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from finetune_trainer.kernels.formats import RoundedRows
+from finetune_trainer.kernels.on_gpu.fp8 import places_of, round_row, rounding_of
+
 
 def add_and_normalise(
     residual: Tensor,
@@ -13,6 +16,7 @@ def add_and_normalise(
     epsilon: float,
     normalised: Tensor,
     summed: Tensor | None = None,
+    rounded: RoundedRows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add two streams and write the RMS norm of their sum; see `plain.add_and_normalise`."""
     tokens, size = residual.shape
@@ -28,10 +32,12 @@ def add_and_normalise(
         summed,
         normalised,
         inverse_rms,
+        *places_of(rounded, normalised),
         normalised.stride(0),
         size,
         epsilon,
         HAS_ADDEND=addend is not None,
+        **rounding_of(rounded),
         BLOCK=triton.next_power_of_2(size),
         num_warps=8,
     )
@@ -46,10 +52,16 @@ def _add_and_normalise(
     summed,
     normalised,
     inverse_rms,
+    rounded,
+    rounded_scales,
+    rounded_stride,
     normalised_stride,
     size,
     epsilon,
     HAS_ADDEND: tl.constexpr,
+    IS_ROUNDED: tl.constexpr,
+    ROW_PEAK: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -64,12 +76,22 @@ def _add_and_normalise(
     x = x.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x) / size + epsilon)
     w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normalised + row * normalised_stride + columns, x * scale * w, mask=inside)
+    y = (x * scale * w).to(normalised.dtype.element_ty)
+    tl.store(normalised + row * normalised_stride + columns, y, mask=inside)
     tl.store(inverse_rms + row, scale)
+    if IS_ROUNDED:
+        place = rounded + row * rounded_stride
+        round_row(y.to(tl.float32), place, columns, inside, rounded_scales + row, ROW_PEAK, SMALLEST_SCALE)
 
 
 def normalise_backward(
-    gradient: Tensor, hidden: Tensor, inverse_rms: Tensor, weight: Tensor, residual_gradient: Tensor, out: Tensor
+    gradient: Tensor,
+    hidden: Tensor,
+    inverse_rms: Tensor,
+    weight: Tensor,
+    residual_gradient: Tensor,
+    out: Tensor,
+    rounded: RoundedRows | None = None,
 ) -> None:
     """Write the gradient of a residual stream that also goes into a norm; see `plain.normalise_backward`."""
     tokens, size = hidden.shape
@@ -80,10 +102,12 @@ def normalise_backward(
         weight,
         residual_gradient,
         out,
+        *places_of(rounded, out),
         gradient.stride(0),
         residual_gradient.stride(0),
         out.stride(0),
         size,
+        **rounding_of(rounded),
         BLOCK=triton.next_power_of_2(size),
         num_warps=8,
     )
@@ -97,10 +121,16 @@ def _normalise_backward(
     weight,
     residual_gradient,
     out,
+    rounded,
+    rounded_scales,
+    rounded_stride,
     gradient_stride,
     residual_stride,
     out_stride,
     size,
+    IS_ROUNDED: tl.constexpr,
+    ROW_PEAK: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -112,5 +142,9 @@ def _normalise_backward(
     weighted = tl.load(gradient + row * gradient_stride + columns, mask=inside, other=0.0).to(tl.float32) * w
     residual = tl.load(residual_gradient + row * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
     along = tl.sum(weighted * x) / size
-    tl.store(out + row * out_stride + columns, residual + scale * (weighted - x * along), mask=inside)
+    y = (residual + scale * (weighted - x * along)).to(out.dtype.element_ty)
+    tl.store(out + row * out_stride + columns, y, mask=inside)
     tl.store(gradient + row * gradient_stride + columns, x * w, mask=inside)
+    if IS_ROUNDED:
+        place = rounded + row * rounded_stride
+        round_row(y.to(tl.float32), place, columns, inside, rounded_scales + row, ROW_PEAK, SMALLEST_SCALE)

@@ -4,6 +4,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from finetune_trainer.kernels.formats import RoundedRows
+from finetune_trainer.kernels.on_gpu.fp8 import places_of, rounding_of
+
 
 def rotate(
     heads: Tensor, num_heads: int, head_dim: int, cosine: Tensor, sine: Tensor, positions: Tensor, interleaved: bool
@@ -69,59 +72,126 @@ def rotate_backward(
     positions: Tensor,
     interleaved: bool,
     out: Tensor,
+    rounded: RoundedRows | None = None,
 ) -> None:
     """Turn the gradients of queries and keys back, and lay all three side by side; see `plain.rotate_backward`."""
-    head_dim, start = queries.shape[-1], 0
-    for gradient, is_turned in ((queries, True), (keys, True), (values, False)):
-        width = gradient.shape[1] * head_dim
-        _rotate_backward[(len(gradient),)](
-            gradient,
-            cosine,
-            sine,
-            positions,
-            out[:, start:],
-            gradient.stride(0),
-            gradient.stride(1),
-            gradient.stride(2),
-            out.stride(0),
-            width // 2,
-            HALF=head_dim // 2,
-            INTERLEAVED=interleaved,
-            IS_TURNED=is_turned,
-            BLOCK=triton.next_power_of_2(width // 2),
-            num_warps=4,
-        )
-        start += width
+    tokens, num_heads, head_dim = queries.shape
+    query_pairs, key_pairs = num_heads * head_dim // 2, keys.shape[1] * head_dim // 2
+    _rotate_backward[(tokens,)](
+        queries,
+        keys,
+        values,
+        cosine,
+        sine,
+        positions,
+        out,
+        *places_of(rounded, out),
+        *queries.stride(),
+        *keys.stride(),
+        *values.stride(),
+        out.stride(0),
+        query_pairs,
+        key_pairs,
+        HALF=head_dim // 2,
+        INTERLEAVED=interleaved,
+        **rounding_of(rounded),
+        QUERY_BLOCK=triton.next_power_of_2(query_pairs),
+        KEY_BLOCK=triton.next_power_of_2(key_pairs),
+        num_warps=8,
+    )
 
 
 @triton.jit
 def _rotate_backward(
-    gradient,
+    queries,
+    keys,
+    values,
     cosine,
     sine,
     positions,
     out,
-    token_stride,
-    head_stride,
-    feature_stride,
+    rounded,
+    rounded_scales,
+    rounded_stride,
+    query_token_stride,
+    query_head_stride,
+    query_feature_stride,
+    key_token_stride,
+    key_head_stride,
+    key_feature_stride,
+    value_token_stride,
+    value_head_stride,
+    value_feature_stride,
     out_stride,
-    num_pairs,
+    query_pairs,
+    key_pairs,
     HALF: tl.constexpr,
     INTERLEAVED: tl.constexpr,
-    IS_TURNED: tl.constexpr,
-    BLOCK: tl.constexpr,
+    IS_ROUNDED: tl.constexpr,
+    ROW_PEAK: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
+    QUERY_BLOCK: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    index = tl.arange(0, BLOCK)
-    inside = index < num_pairs
+    index, key_index = tl.arange(0, QUERY_BLOCK), tl.arange(0, KEY_BLOCK)
+    position = tl.load(positions + row)
+    cosine, sine = cosine + position * HALF, sine + position * HALF
+
+    source = queries + row * query_token_stride
+    a, b = _load_pairs(source, query_head_stride, query_feature_stride, index, query_pairs, HALF, INTERLEAVED)
+    a, b = _turned_back(a, b, cosine, sine, index, HALF)
+    source = keys + row * key_token_stride
+    key_a, key_b = _load_pairs(source, key_head_stride, key_feature_stride, key_index, key_pairs, HALF, INTERLEAVED)
+    key_a, key_b = _turned_back(key_a, key_b, cosine, sine, key_index, HALF)
+    source = values + row * value_token_stride
+    c, d = _load_pairs(source, value_head_stride, value_feature_stride, key_index, key_pairs, HALF, INTERLEAVED)
+
+    form = out.dtype.element_ty
+    a, b, key_a, key_b, c, d = a.to(form), b.to(form), key_a.to(form), key_b.to(form), c.to(form), d.to(form)
+    out += row * out_stride
+    _store_pairs(out, a, b, index, query_pairs, HALF, INTERLEAVED)
+    _store_pairs(out + 2 * query_pairs, key_a, key_b, key_index, key_pairs, HALF, INTERLEAVED)
+    _store_pairs(out + 2 * (query_pairs + key_pairs), c, d, key_index, key_pairs, HALF, INTERLEAVED)
+    if IS_ROUNDED:
+        peak = tl.maximum(_peak(a, b), tl.maximum(_peak(key_a, key_b), _peak(c, d)))
+        scale = tl.maximum(peak / ROW_PEAK, SMALLEST_SCALE)
+        tl.store(rounded_scales + row, scale)
+        a, b, key_a = _in_fp8(a, scale), _in_fp8(b, scale), _in_fp8(key_a, scale)
+        key_b, c, d = _in_fp8(key_b, scale), _in_fp8(c, scale), _in_fp8(d, scale)
+        out = rounded + row * rounded_stride
+        _store_pairs(out, a, b, index, query_pairs, HALF, INTERLEAVED)
+        _store_pairs(out + 2 * query_pairs, key_a, key_b, key_index, key_pairs, HALF, INTERLEAVED)
+        _store_pairs(out + 2 * (query_pairs + key_pairs), c, d, key_index, key_pairs, HALF, INTERLEAVED)
+
+
+@triton.jit
+def _load_pairs(source, head_stride, feature_stride, index, num_pairs, HALF: tl.constexpr, INTERLEAVED: tl.constexpr):
     first, second = _pair(index, HALF, INTERLEAVED)
-    source = gradient + row * token_stride + (index // HALF) * head_stride
-    a = tl.load(source + (first % (2 * HALF)) * feature_stride, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(source + (second % (2 * HALF)) * feature_stride, mask=inside, other=0.0).to(tl.float32)
-    if IS_TURNED:
-        position = tl.load(positions + row)
-        cos = tl.load(cosine + position * HALF + index % HALF)
-        sin = tl.load(sine + position * HALF + index % HALF)
-        a, b = a * cos + b * sin, b * cos - a * sin
-    tl.store(out + row * out_stride + first, a, mask=inside)
-    tl.store(out + row * out_stride + second, b, mask=inside)
+    source += (index // HALF) * head_stride
+    a = tl.load(source + (first % (2 * HALF)) * feature_stride, mask=index < num_pairs, other=0.0)
+    b = tl.load(source + (second % (2 * HALF)) * feature_stride, mask=index < num_pairs, other=0.0)
+    return a.to(tl.float32), b.to(tl.float32)
+
+
+@triton.jit
+def _turned_back(a, b, cosine, sine, index, HALF: tl.constexpr):
+    cos, sin = tl.load(cosine + index % HALF), tl.load(sine + index % HALF)
+    return a * cos + b * sin, b * cos - a * sin
+
+
+@triton.jit
+def _store_pairs(out, a, b, index, num_pairs, HALF: tl.constexpr, INTERLEAVED: tl.constexpr):
+    first, second = _pair(index, HALF, INTERLEAVED)
+    tl.store(out + first, a, mask=index < num_pairs)
+    tl.store(out + second, b, mask=index < num_pairs)
+
+
+@triton.jit
+def _peak(a, b):
+    return tl.maximum(tl.max(tl.abs(a.to(tl.float32))), tl.max(tl.abs(b.to(tl.float32))))
+
+
+@triton.jit
+def _in_fp8(values, scale):
+    return (values.to(tl.float32) * (1.0 / scale)).to(tl.float8e4nv)
