@@ -145,24 +145,27 @@ def _rotate_backward(
     key_a, key_b = _load_pairs(source, key_head_stride, key_feature_stride, key_index, key_pairs, HALF, INTERLEAVED)
     key_a, key_b = _turned_back(key_a, key_b, cosine, sine, key_index, HALF)
     source = values + row * value_token_stride
-    c, d = _load_pairs(source, value_head_stride, value_feature_stride, key_index, key_pairs, HALF, INTERLEAVED)
+    value_a, value_b = _load_pairs(
+        source, value_head_stride, value_feature_stride, key_index, key_pairs, HALF, INTERLEAVED
+    )
 
     form = out.dtype.element_ty
-    a, b, key_a, key_b, c, d = a.to(form), b.to(form), key_a.to(form), key_b.to(form), c.to(form), d.to(form)
+    a, b, key_a = a.to(form), b.to(form), key_a.to(form)
+    key_b, value_a, value_b = key_b.to(form), value_a.to(form), value_b.to(form)
     out += row * out_stride
     _store_pairs(out, a, b, index, query_pairs, HALF, INTERLEAVED)
     _store_pairs(out + 2 * query_pairs, key_a, key_b, key_index, key_pairs, HALF, INTERLEAVED)
-    _store_pairs(out + 2 * (query_pairs + key_pairs), c, d, key_index, key_pairs, HALF, INTERLEAVED)
+    _store_pairs(out + 2 * (query_pairs + key_pairs), value_a, value_b, key_index, key_pairs, HALF, INTERLEAVED)
     if IS_ROUNDED:
-        peak = tl.maximum(_peak(a, b), tl.maximum(_peak(key_a, key_b), _peak(c, d)))
+        peak = tl.maximum(_peak(a, b), tl.maximum(_peak(key_a, key_b), _peak(value_a, value_b)))
         scale = tl.maximum(peak / ROW_PEAK, SMALLEST_SCALE)
         tl.store(rounded_scales + row, scale)
         a, b, key_a = _in_fp8(a, scale), _in_fp8(b, scale), _in_fp8(key_a, scale)
-        key_b, c, d = _in_fp8(key_b, scale), _in_fp8(c, scale), _in_fp8(d, scale)
+        key_b, value_a, value_b = _in_fp8(key_b, scale), _in_fp8(value_a, scale), _in_fp8(value_b, scale)
         out = rounded + row * rounded_stride
         _store_pairs(out, a, b, index, query_pairs, HALF, INTERLEAVED)
         _store_pairs(out + 2 * query_pairs, key_a, key_b, key_index, key_pairs, HALF, INTERLEAVED)
-        _store_pairs(out + 2 * (query_pairs + key_pairs), c, d, key_index, key_pairs, HALF, INTERLEAVED)
+        _store_pairs(out + 2 * (query_pairs + key_pairs), value_a, value_b, key_index, key_pairs, HALF, INTERLEAVED)
 
 
 @triton.jit
