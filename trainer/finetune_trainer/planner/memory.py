@@ -191,6 +191,8 @@ def _tape_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tupl
 def _feed_forward_backward_bytes(shape: ModelShape, spec: TrainerSpec, number_bytes: int) -> tuple[int, int]:
     """Return bytes a token of the gradients of the residual stream, and of those inside the feed-forward."""
     streams = number_bytes * 2 * shape.hidden_size
+    if resolve_precision(spec) in FP8:
+        streams += 2 * shape.hidden_size  # once more in fp8, as the products of the backward pass take them
     # The gradient of the gate's product, and of gate and up.
     inner = number_bytes * (3 * shape.intermediate_size + sum(_fused_columns(spec)))
     if spec.lora.dropout:
@@ -206,10 +208,11 @@ def _fused_bytes_without_tape(shape: ModelShape, spec: TrainerSpec, number_bytes
     attention, feed_forward = _tape_bytes(shape, spec, number_bytes)
     streams, inner = _feed_forward_backward_bytes(shape, spec, number_bytes)
     # Of the last layer, beside the last hidden states and their gradient.
-    in_feed_forward = 2 * tokens * streams + min(tokens, FEED_FORWARD_TOKENS) * (feed_forward + inner)
+    streams += number_bytes * 2 * shape.hidden_size
+    in_feed_forward = tokens * streams + min(tokens, FEED_FORWARD_TOKENS) * (feed_forward + inner)
     # Gradients of attention's output and inputs, of q, k and v side by side; in the kernel, the queries' sums in fp32,
     # and keys' and values' for each head.
-    in_attention = tokens * (2 * streams + number_bytes * 2 * (query + 2 * key_value) + (4 + 2 * number_bytes) * query)
+    in_attention = tokens * (streams + number_bytes * 2 * (query + 2 * key_value) + (4 + 2 * number_bytes) * query)
     return tokens * attention + max(in_feed_forward, in_attention)
 
 
