@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from finetune_operator import status as tell
 from finetune_operator.accounting import accounted
-from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus
+from finetune_operator.api.status import ConditionStatus, ConditionType, FineTuneJobStatus, Phase
 from finetune_operator.causes import Trouble
 from finetune_operator.cost import charged, prices_of
 from finetune_operator.decide import children
@@ -65,7 +65,12 @@ def _on_the_way(look: Look, status: FineTuneJobStatus) -> Decision:
         # A gang that has trained to the end just now frees its GPUs by itself, and what it trained is evaluated.
         if not decision.status.has_trained:
             return decision
+    was_suspended = status.phase is Phase.SUSPENDED
     status = tell.resumed(status, look.moment)
+    if was_suspended:
+        # Told before anything is made: an operator that is killed in between must not leave pods of a job that is
+        # called suspended, whose GPUs nobody would count.
+        return Decision(status, wake_after_seconds=0.0)
     deadline = _deadline(look, status)
     if deadline is not None and look.now >= deadline:
         return _exceed_deadline(look, status)

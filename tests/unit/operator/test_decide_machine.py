@@ -87,10 +87,13 @@ class AnyJob(RuleBasedStateMachine):
 
     @rule(killed_after=st.sampled_from([None, None, None, "made", "told"]))
     def the_operator_looks(self, killed_after: str | None) -> None:
-        before = self.world.status
-        decision = self.world.step(killed_after)
-        self.seen.append(self.world.status)
-        self._check(before, decision)
+        wants_to_look_at_once = True
+        while wants_to_look_at_once:
+            before = self.world.status
+            decision = self.world.step(killed_after)
+            self.seen.append(self.world.status)
+            self._check(before, decision)
+            wants_to_look_at_once = decision.wake_after_seconds == 0 and killed_after is None
         if killed_after is None and self.world.obstacle is None:
             again = self.world.decide()
             assert (again.apply, again.delete, again.status) == ((), (), self.world.status)

@@ -82,6 +82,20 @@ def test_a_resumed_job_goes_on_at_once_as_a_new_attempt_that_is_no_restart() -> 
     ]
 
 
+def test_an_operator_that_is_killed_while_it_resumes_a_job_leaves_no_pods_of_a_job_that_is_called_suspended() -> None:
+    world = _suspended_while_training()
+    world.let_go()
+    world.settle()
+    world.suspend(False)
+    jobs = world.names("Job")
+    decision = world.step(killed_after="made")
+    assert (decision.apply, decision.wake_after_seconds, world.names("Job")) == ((), 0, jobs)
+    world.step(killed_after="told")
+    assert (world.status.phase, world.status.reason, world.names("Job")) == ("Pending", "Resumed", jobs)
+    world.settle()
+    assert world.status.phase == "Starting"
+
+
 def test_a_job_that_is_resumed_while_it_is_being_suspended_waits_for_its_old_pods() -> None:
     world = _suspended_while_training()
     world.suspend(False)
