@@ -216,7 +216,7 @@ def _write_adapter_columns(
 
 
 def places_of(rounded: RoundedRows | None, otherwise: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return what a kernel that calls `round_row` gets: where the rows' own numbers and their scales go, and a stride.
+    """Return what a kernel that can round its rows gets: where their own numbers and scales go, and a stride.
 
     Args:
         rounded: where its rows go in fp8; None where they do not.
@@ -228,7 +228,7 @@ def places_of(rounded: RoundedRows | None, otherwise: Tensor) -> tuple[Tensor, T
 
 
 def rounding_of(rounded: RoundedRows | None) -> dict[str, bool | float]:
-    """Return what a kernel that calls `round_row` is compiled with."""
+    """Return what a kernel that can round its rows is compiled with."""
     return {"IS_ROUNDED": rounded is not None, "ROW_PEAK": ROW_PEAK, "SMALLEST_SCALE": SMALLEST_SCALE}
 
 
